@@ -1,0 +1,235 @@
+"""Robust fits of kernel timings: a roofline, then a table of corrections, judged on shapes left out of both.
+
+The roofline's four coefficients (FLOP rate, bandwidth, launch time, p of the p-norm) come from a soft-L1 fit of log
+times. The table is a regularised least-squares fit of the remaining log ratio on hat functions (multilinear
+interpolation), with second differences along each axis penalised so that empty corners follow their neighbours, and
+reweighted towards the median so that stray timings do not bend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import least_squares
+from scipy.sparse.linalg import splu
+
+from twin.base import Estimate, InputError, Provenance
+from twin.cost.tables import Floats, corners, p_norm
+from twin.spec.hardware import Errors, HeldOut, Kernel, Table
+
+FOLDS = 5
+ROOFLINE_SAMPLE = 8000  # enough for four coefficients; the table sees every row
+STRAY = 0.02  # log ratio beyond which a residual counts by its absolute value, no more by its square
+RIDGE = 1e-2
+OFF_SERVING_WEIGHT = 0.3  # shapes that no dense model serves with still shape the table, less
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Timings of one kernel. Arrays of one length; ``shape`` numbers what is held out together."""
+
+    coords: dict[str, Floats]
+    flops: Floats
+    bytes_moved: Floats
+    seconds: Floats
+    shape: NDArray[np.intp]
+    serving: NDArray[np.bool_]
+    provenance: Provenance
+
+    def part(self, keep: NDArray[np.bool_]) -> Observations:
+        coords = {name: x[keep] for name, x in self.coords.items()}
+        columns = (self.flops, self.bytes_moved, self.seconds, self.shape, self.serving)
+        return Observations(coords, *(column[keep] for column in columns), provenance=self.provenance)
+
+    @property
+    def weight(self) -> Floats:
+        return np.where(self.serving, 1.0, OFF_SERVING_WEIGHT)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """log of (FLOP/s, bytes/s, launch s, p) with standard errors."""
+
+    log_params: Floats
+    stderr: Floats
+
+    def seconds(self, obs: Observations) -> Floats:
+        rate, bandwidth, launch, p = np.exp(self.log_params)
+        return np.asarray(launch + p_norm(obs.flops / rate, obs.bytes_moved / bandwidth, p), dtype=np.float64)
+
+
+def fit_roofline(obs: Observations, peak_flops: float, peak_bw: float) -> Roofline:
+    """Four coefficients, none above 1.3 times its datasheet peak (caches can beat the memory's)."""
+    count = len(obs.seconds)
+    keep = np.zeros(count, dtype=bool)
+    keep[np.random.default_rng(0).permutation(count)[:ROOFLINE_SAMPLE]] = True
+    some = obs.part(keep)
+    log_seconds, root_weight = np.log(some.seconds), np.sqrt(some.weight)
+
+    def residual(log_params: Floats) -> Floats:
+        model = Roofline(log_params, log_params).seconds(some)
+        return np.asarray((np.log(model) - log_seconds) * root_weight, dtype=np.float64)
+
+    start = np.log([0.6 * peak_flops, 0.7 * peak_bw, 5e-6, 4.0])
+    low = np.log([0.01 * peak_flops, 0.05 * peak_bw, 2e-7, 1.0])
+    high = np.log([1.3 * peak_flops, 1.3 * peak_bw, 2e-4, 16.0])
+    found = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
+    spread = float(np.sqrt(2.0 * found.cost / max(len(some.seconds) - 4, 1)))
+    covariance = np.linalg.pinv(found.jac.T @ found.jac) * spread**2
+    return Roofline(found.x, np.sqrt(np.diag(covariance)))
+
+
+Axes = dict[str, Sequence[float]]
+
+
+def log_axes(axes: Axes) -> list[Floats]:
+    return [np.log(np.asarray(nodes, dtype=np.float64)) for nodes in axes.values()]
+
+
+def hat_matrix(axes: Axes, coords: dict[str, Floats]) -> sparse.csr_matrix:
+    """(rows, nodes): the weight of each table entry in each row's prediction."""
+    index, weight = corners(log_axes(axes), [np.log(coords[name]) for name in axes])
+    rows = np.broadcast_to(np.arange(index.shape[1]), index.shape)
+    size = (index.shape[1], int(np.prod([len(nodes) for nodes in axes.values()])))
+    return sparse.csr_matrix((weight.ravel(), (rows.ravel(), index.ravel())), shape=size)
+
+
+def _bend(nodes: Floats) -> sparse.csr_matrix:
+    """Second differences along an axis; across a jump (two nodes a few per cent apart) none."""
+    gaps, count = np.diff(nodes), len(nodes)
+    rows = []
+    for j in range(count - 2):
+        if min(gaps[j], gaps[j + 1]) > 0.1:
+            row = np.zeros(count)
+            row[j : j + 3] = 1 / gaps[j], -1 / gaps[j] - 1 / gaps[j + 1], 1 / gaps[j + 1]
+            rows.append(row)
+    return sparse.csr_matrix(np.array(rows) if rows else np.zeros((0, count)))
+
+
+def bend_matrix(axes: Axes, smoothing: float) -> sparse.csr_matrix:
+    """What the fit penalises: bends along every axis, and a little of everything (empty corners tend to zero)."""
+    nodes = log_axes(axes)
+    sizes = [len(axis) for axis in nodes]
+    parts = []
+    for position, axis in enumerate(nodes):
+        before = sparse.identity(int(np.prod(sizes[:position])))
+        after = sparse.identity(int(np.prod(sizes[position + 1 :])))
+        parts.append(smoothing * sparse.kron(sparse.kron(before, _bend(axis)), after))
+    parts.append(RIDGE * sparse.identity(int(np.prod(sizes))))
+    return sparse.csr_matrix(sparse.vstack(parts))
+
+
+@dataclass(frozen=True)
+class TableFit:
+    values: Floats
+    stderr: float
+
+
+def fit_table(obs: Observations, log_ratio: Floats, axes: Axes, smoothing: float, passes: int = 6) -> TableFit:
+    """Table entries for ``log_ratio``, row-major in the order of ``axes``."""
+    hats, bend = hat_matrix(axes, obs.coords), bend_matrix(axes, smoothing)
+    penalty = bend.T @ bend
+    weight = obs.weight
+    values = np.zeros(hats.shape[1])
+    for _ in range(passes):
+        normal = sparse.csc_matrix(hats.T @ sparse.diags(weight) @ hats + penalty)
+        values = splu(normal).solve(hats.T @ (weight * log_ratio))
+        left = np.abs(log_ratio - hats @ values)
+        weight = obs.weight * STRAY / np.maximum(left, STRAY)
+    spread = float(np.median(left)) * 1.4826
+    seen = np.asarray(hats.sum(axis=0)).ravel()
+    return TableFit(values, spread / float(np.sqrt(max(np.median(seen[seen > 0]), 1.0))))
+
+
+def predict(roofline: Roofline, axes: Axes, table: TableFit, obs: Observations) -> Floats:
+    return np.asarray(roofline.seconds(obs) * np.exp(hat_matrix(axes, obs.coords) @ table.values), dtype=np.float64)
+
+
+def errors(predicted: Floats, measured: Floats) -> Errors:
+    """Mean absolute and mean relative error; :class:`InputError` when there is nothing to compare."""
+    if len(measured) == 0:
+        raise InputError("no measurement left to hold out")
+    relative = predicted / measured - 1.0
+    return Errors(mape=float(np.mean(np.abs(relative))), bias=float(np.mean(relative)), n=len(measured))
+
+
+def held_out_seconds(obs: Observations, peaks: tuple[float, float], axes: Axes, smoothing: float) -> Floats:
+    """Every row predicted by a fit (roofline and table) that saw no row of its shape: five folds of whole shapes."""
+    shapes = np.unique(obs.shape)
+    fold_of = dict(zip(shapes, np.random.default_rng(1).permutation(len(shapes)) % FOLDS, strict=True))
+    folds = np.array([fold_of[shape] for shape in obs.shape])
+    predicted = np.zeros(len(obs.seconds))
+    for fold in range(FOLDS):
+        out = folds == fold
+        if not out.any():
+            continue
+        seen, unseen = obs.part(~out), obs.part(out)
+        roofline = fit_roofline(seen, *peaks)
+        table = fit_table(seen, np.log(seen.seconds / roofline.seconds(seen)), axes, smoothing)
+        predicted[out] = predict(roofline, axes, table, unseen)
+    return predicted
+
+
+def judge(obs: Observations, predicted: Floats) -> HeldOut:
+    return HeldOut(
+        overall=errors(predicted, obs.seconds),
+        serving=errors(predicted[obs.serving], obs.seconds[obs.serving]),
+    )
+
+
+def fit_kernel(
+    obs: Observations, peaks: tuple[float, float], candidates: Sequence[Axes], smoothing: float
+) -> Kernel:
+    """The candidate table with the least held-out error on serving shapes (a larger one must win by 2 %), on all rows."""
+    judged = [judge(obs, held_out_seconds(obs, peaks, axes, smoothing)) for axes in candidates]
+    best = 0
+    for position in range(1, len(candidates)):
+        if judged[position].serving.mape < 0.98 * judged[best].serving.mape:
+            best = position
+    return _kernel(obs, peaks, candidates[best], smoothing, judged[best])
+
+
+def _kernel(
+    obs: Observations, peaks: tuple[float, float], axes: Axes, smoothing: float, held_out: HeldOut
+) -> Kernel:
+    roofline = fit_roofline(obs, *peaks)
+    table = fit_table(obs, np.log(obs.seconds / roofline.seconds(obs)), axes, smoothing)
+    count = len(obs.seconds)
+    coefficients = [
+        Estimate(value=_round(value), stderr=_round(value * stderr, 2), n=count, origin="fitted")
+        for value, stderr in zip(np.exp(roofline.log_params), roofline.stderr, strict=True)
+    ]
+    return Kernel(
+        flops_per_s=coefficients[0],
+        bytes_per_s=coefficients[1],
+        launch_s=coefficients[2],
+        p=coefficients[3],
+        table=Table(
+            axes={name: tuple(nodes) for name, nodes in axes.items()},
+            stderr=_round(table.stderr, 2),
+            n=count,
+            milli_log=text_rows(table.values, len(next(iter(axes.values())))),
+        ),
+        held_out=rounded(held_out),
+        provenance=obs.provenance,
+    )
+
+
+def text_rows(values: Floats, rows: int) -> tuple[str, ...]:
+    """Thousandths as text, one row per node of the first axis."""
+    return tuple(" ".join(f"{round(1000 * value)}" for value in row) for row in values.reshape(rows, -1))
+
+
+def rounded(held_out: HeldOut) -> HeldOut:
+    def short(errors: Errors) -> Errors:
+        return Errors(mape=_round(errors.mape, 3), bias=_round(errors.bias, 2), n=errors.n)
+
+    return HeldOut(overall=short(held_out.overall), serving=short(held_out.serving))
+
+
+def _round(value: float, digits: int = 4) -> float:
+    return float(f"{value:.{digits}g}")

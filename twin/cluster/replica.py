@@ -1,0 +1,69 @@
+"""A replica in simulated time: an engine whose steps and leaps are SimPy events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simpy import Environment
+from simpy.events import Event, Timeout
+
+from twin.engine.core import EngineCore
+from twin.engine.request import Request
+
+
+class Replica:
+    """Runs an engine on the clock of ``env``.
+
+    ``on_finish`` hears of every finished request; what it submits in turn must come through an event of its own.
+    """
+
+    def __init__(
+        self, env: Environment, engine: EngineCore, on_finish: Callable[[Request], None] | None = None
+    ) -> None:
+        self.env = env
+        self.engine = engine
+        self.load = 0
+        self._on_finish = on_finish
+        self._busy = False
+        self._pending: Event | None = None
+        self._end = 0.0
+
+    def submit(self, request: Request) -> None:
+        """Queue a request now. A leap under way is cut to the step in flight."""
+        self.engine.scheduler.add_request(request)
+        self.load += 1
+        if self._busy:
+            end = self.engine.cut(self.env.now)
+            if end != self._end:
+                self._wake(end, self._settle)
+        elif self._pending is None:
+            # Through the queue, so that requests of the same instant share the first step.
+            self._wake(self.env.now, self._start)
+
+    def _wake(self, at: float, callback: Callable[[Event], None]) -> None:
+        self._end = at
+        event = Timeout(self.env, max(at - self.env.now, 0.0))
+        event.callbacks.append(callback)
+        self._pending = event
+
+    def _start(self, event: Event) -> None:
+        self._begin(self._end)
+
+    def _settle(self, event: Event) -> None:
+        if event is not self._pending:
+            return  # this leap was cut; a nearer event has replaced it
+        done = self.engine.end()
+        if done:
+            self.load -= len(done)
+            if self._on_finish is not None:
+                for request in done:
+                    self._on_finish(request)
+        self._begin(self._end)
+
+    def _begin(self, now: float) -> None:
+        end = self.engine.begin(now)
+        self._busy = end is not None
+        if end is None:
+            self._pending = None
+        else:
+            self._wake(end, self._settle)

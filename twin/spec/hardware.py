@@ -1,0 +1,227 @@
+"""Hardware profiles: facts of an accelerator and its fitted kernels, one YAML each under ``hwprofiles/``.
+
+A profile knows no model. Kernels are a roofline times a table of corrections (see :mod:`twin.cost.tables`); every
+coefficient says where it comes from, and every kernel carries the error it had on shapes it was not fitted to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from twin.base import Estimate, Frozen, InputError, Provenance, data_dir, unknown_name
+
+Precision = Literal["bf16", "fp8"]
+
+
+class Flops(Frozen):
+    """Dense tensor-core peaks, FLOP/s; a precision that the hardware lacks is absent."""
+
+    bf16: Estimate
+    fp8: Estimate | None = None
+
+
+class Facts(Frozen):
+    """What the device is. ``memory_bytes`` is the total that the device reports where known, else the datasheet's."""
+
+    memory_bytes: Estimate
+    mem_bw_bytes_per_s: Estimate
+    flops: Flops
+    num_sms: Estimate
+    board_power_w: Estimate
+    intra_node_link_bytes_per_s: Estimate
+    pcie_bytes_per_s: Estimate
+    num_gpus_per_node: PositiveInt
+
+
+class Errors(Frozen):
+    """Relative error of predictions on ``n`` held-out measurements."""
+
+    mape: float
+    bias: float
+    n: PositiveInt
+
+
+class HeldOut(Frozen):
+    """Error on shapes left out of the fit, over all of them and over those that serving uses."""
+
+    overall: Errors
+    serving: Errors
+
+
+class Table(Frozen):
+    """Corrections on a grid: ``milli_log`` is 1000 · log(measured / roofline), row-major in the order of ``axes``.
+
+    One text row per node of the first axis. ``stderr`` is the typical standard error of an entry (in log).
+    """
+
+    axes: dict[str, tuple[float, ...]]
+    stderr: float
+    n: PositiveInt
+    milli_log: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Table:
+        for name, nodes in self.axes.items():
+            if len(nodes) < 2 or nodes[0] <= 0 or any(b <= a for a, b in zip(nodes, nodes[1:], strict=False)):
+                raise ValueError(f"axis {name!r} needs two or more positive, rising nodes")
+        want = int(np.prod([len(nodes) for nodes in self.axes.values()]))
+        if self._flat.size != want:
+            raise ValueError(f"milli_log holds {self._flat.size} numbers, the axes ask for {want}")
+        return self
+
+    @cached_property
+    def _flat(self) -> NDArray[np.float64]:
+        return np.array(" ".join(self.milli_log).split(), dtype=np.float64) / 1000.0
+
+    @cached_property
+    def log_axes(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple(np.log(np.asarray(nodes, dtype=np.float64)) for nodes in self.axes.values())
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """log(measured / roofline), one dimension per axis."""
+        return self._flat.reshape([len(nodes) for nodes in self.axes.values()])
+
+    def covers(self, **coords: Any) -> NDArray[np.bool_]:
+        """Where every coordinate lies inside its axis; ``coords`` are named as the axes and broadcast."""
+        inside = [
+            (np.asarray(coords[name]) >= nodes[0]) & (np.asarray(coords[name]) <= nodes[-1])
+            for name, nodes in self.axes.items()
+        ]
+        return np.logical_and.reduce(np.broadcast_arrays(*inside))
+
+
+class Kernel(Frozen):
+    """launch + p-norm(FLOPs / rate, bytes / bandwidth), times exp(table)."""
+
+    flops_per_s: Estimate
+    bytes_per_s: Estimate
+    launch_s: Estimate
+    p: Estimate
+    table: Table
+    held_out: HeldOut
+    provenance: Provenance
+
+
+class Attention(Frozen):
+    """One kernel per KV-cache precision and head size, as they are different programs."""
+
+    kv: Precision
+    head_dim: PositiveInt
+    kernel: Kernel
+
+
+class Copy(Frozen):
+    """Element-wise kernels: seconds = launch + bytes / bandwidth (p-norm), bytes read and written."""
+
+    bytes_per_s: Estimate
+    launch_s: Estimate
+    p: Estimate
+    held_out: HeldOut | None = None
+
+
+class Collective(Frozen):
+    """All-reduce among ``num_gpus``: measured (message bytes, µs) points, interpolated log-log."""
+
+    num_gpus: PositiveInt
+    backend: Literal["custom", "nccl"]
+    message_bytes: tuple[float, ...]
+    us: tuple[float, ...]
+    held_out: HeldOut
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _check(self) -> Collective:
+        if len(self.message_bytes) != len(self.us) or len(self.us) < 2:
+            raise ValueError("message_bytes and us must be of one length, two or more")
+        if any(b <= a for a, b in zip(self.message_bytes, self.message_bytes[1:], strict=False)) or min(self.us) <= 0:
+            raise ValueError("message_bytes must rise and us be positive")
+        return self
+
+    @cached_property
+    def log_points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return np.log(np.asarray(self.message_bytes)), np.log(np.asarray(self.us) * 1e-6)
+
+
+class Kernels(Frozen):
+    gemm: dict[Precision, Kernel]
+    decode_attention: tuple[Attention, ...]
+    prefill_attention: tuple[Attention, ...]
+    all_reduce: tuple[Collective, ...]
+    elementwise: Copy
+
+
+class HostFit(Frozen):
+    """What the host adds: per engine step, per sequence in it, per request before its first token, per input token."""
+
+    step_s: Estimate
+    sequence_s: Estimate
+    request_s: Estimate
+    input_token_s: Estimate
+    source: str = ""
+
+
+class HardwareProfile(Frozen):
+    """One accelerator: ``facts``, fitted ``kernels``, and ``host`` once fitted from runs."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    label: str
+    facts: Facts
+    kernels: Kernels
+    host: HostFit | None = None
+    fit_notes: tuple[str, ...] = Field(default=())
+
+    def digest(self) -> str:
+        """sha256 of the content (not of the file's layout), for run manifests."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles: YAML files that are hardware profiles, sorted."""
+    return sorted(path.stem for path in data_dir("hwprofiles").glob("*.yaml") if path.stem != "prices")
+
+
+def load_profile(name_or_path: str | Path) -> HardwareProfile:
+    """A shipped profile by name, or one from a ``.yaml`` file.
+
+    Raises :class:`InputError` for an unknown name (with the nearest), an unreadable file, or content that is not a
+    profile (with file and field).
+    """
+    text = str(name_or_path)
+    path = Path(text)
+    if path.suffix not in (".yaml", ".yml"):
+        if text not in profile_names():
+            raise unknown_name("GPU", text, profile_names())
+        path = data_dir("hwprofiles") / f"{text}.yaml"
+    try:
+        stamp = path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(f"cannot read hardware profile: {error.strerror}", where=path.name) from None
+    return _load(path.resolve(), stamp)
+
+
+@lru_cache(maxsize=32)
+def _load(path: Path, _stamp: int) -> HardwareProfile:
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        return HardwareProfile.model_validate(data)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise InputError(f"{first['msg']}", where=f"{path.name}:{field}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read hardware profile: {error}", where=path.name) from None
