@@ -200,7 +200,7 @@ def _kernel(
     table = fit_table(obs, np.log(obs.seconds / roofline.seconds(obs)), axes, smoothing)
     count = len(obs.seconds)
     coefficients = [
-        Estimate(value=_round(value), stderr=_round(value * stderr, 2), n=count, origin="fitted")
+        Estimate(value=round_to(value), stderr=round_to(value * stderr, 2), n=count, origin="fitted")
         for value, stderr in zip(np.exp(roofline.log_params), roofline.stderr, strict=True)
     ]
     return Kernel(
@@ -210,7 +210,7 @@ def _kernel(
         p=coefficients[3],
         table=Table(
             axes={name: tuple(nodes) for name, nodes in axes.items()},
-            stderr=_round(table.stderr, 2),
+            stderr=round_to(table.stderr, 2),
             n=count,
             milli_log=text_rows(table.values, len(next(iter(axes.values())))),
         ),
@@ -226,10 +226,11 @@ def text_rows(values: Floats, rows: int) -> tuple[str, ...]:
 
 def rounded(held_out: HeldOut) -> HeldOut:
     def short(errors: Errors) -> Errors:
-        return Errors(mape=_round(errors.mape, 3), bias=_round(errors.bias, 2), n=errors.n)
+        return Errors(mape=round_to(errors.mape, 3), bias=round_to(errors.bias, 2), n=errors.n)
 
     return HeldOut(overall=short(held_out.overall), serving=short(held_out.serving))
 
 
-def _round(value: float, digits: int = 4) -> float:
+def round_to(value: float, digits: int = 4) -> float:
+    """``value`` to so many significant digits: what a profile shows."""
     return float(f"{value:.{digits}g}")

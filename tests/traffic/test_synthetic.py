@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_gaps_are_gamma_as_vllm_means_burstiness(burstiness: float) -> None:
 @given(st.integers(0, 2**32), st.floats(0.2, 5), st.floats(0.01, 1000), st.integers(1, 500))
 @settings(max_examples=50, deadline=None)
 def test_num_requests_is_rescaled_as_vllm_does(seed: int, burstiness: float, rate: float, n: int) -> None:
-    """Independent of the code: the recipe of vLLM's get_request, with the generator the recipe uses for arrivals."""
+    """Independent of the code: vLLM's get_request spelt out, drawing from the stream that arrivals use."""
     trace = make(seed, request_rate=rate, burstiness=burstiness, num_requests=n)
     rng = np.random.default_rng(seed).spawn(7)[0]
     delay = np.cumsum([rng.gamma(shape=burstiness, scale=1 / (rate * burstiness)) for _ in range(n)])
@@ -161,7 +162,7 @@ def test_a_session_grows_by_what_was_said() -> None:
         rows = np.flatnonzero(trace.session == name)
         grown = np.diff(trace.input_tokens[rows])
         assert (grown > trace.output_tokens[rows][:-1]).all()  # the answer and a new question
-        for earlier, later in zip(rows, rows[1:], strict=False):
+        for earlier, later in pairwise(rows):
             a, b = trace.prefix_hashes[earlier], trace.prefix_hashes[later]
             assert b[: len(a)] == a
         for block in trace.prefix_hashes[rows[-1]]:
@@ -176,7 +177,7 @@ def test_a_session_grows_by_what_was_said() -> None:
 
 
 def test_sessions_are_steady_from_the_first_second() -> None:
-    """Sessions of 300 s on average in a trace of 2,000 s: without the turns that wrap, its start would be half empty."""
+    """Sessions of 300 s on average in a trace of 2,000 s: if turns did not wrap, its start would be thin."""
     trace = make(**AGENT, num_requests=4000)
     quarters = np.histogram(trace.arrival_s, bins=4)[0] / 1000
     assert quarters == pytest.approx([1, 1, 1, 1], rel=0.15)

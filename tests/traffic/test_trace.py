@@ -88,7 +88,10 @@ def test_slice_is_open_at_its_end() -> None:
 def test_busiest_window_beats_every_other(made: Trace, seconds: float) -> None:
     count = len(made.busiest_window(seconds))
     ends = made.arrival_s + seconds
-    held = [int(((made.arrival_s >= a) & (made.arrival_s < b)).sum()) for a, b in zip(made.arrival_s, ends)]
+    held = [
+        int(((made.arrival_s >= a) & (made.arrival_s < b)).sum())
+        for a, b in zip(made.arrival_s, ends, strict=True)
+    ]
     assert count == max(held)
 
 

@@ -174,7 +174,7 @@ class StepModel:
         seconds = np.maximum.accumulate(seconds) * self._layers * self._scale
         sums = nodes * n
         slope = np.diff(seconds) / np.diff(sums)
-        entry = (sums[:-1].tolist(), seconds[:-1].tolist(), slope.tolist(), [*sums[1:-1].tolist(), float("inf")])
+        entry = (sums[:-1].tolist(), seconds[:-1].tolist(), slope.tolist(), [*sums[1:-1].tolist(), _FAR])
         self._segments[n] = entry
         return entry
 
@@ -206,3 +206,4 @@ class StepModel:
 
 
 _HALF_OCTAVE = log(2.0) / 2
+_FAR = 1e18  # tokens: the last segment has no end

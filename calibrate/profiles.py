@@ -1,0 +1,182 @@
+"""From the measured-kernel database to hardware profiles, and their YAML."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from calibrate import families, importers
+from calibrate.facts import DEVICE, facts_of
+from calibrate.fit import Axes, Observations, fit_kernel
+from calibrate.small import assumed_copy, fit_all_reduce, fit_copy
+from twin.base import InputError, Provenance, unknown_name
+from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels
+
+SMOOTHING = 0.1
+NOTES = (
+    "Times are (launch + p-norm(FLOPs/rate, bytes/bandwidth)) * exp(table). Fits weigh relative errors; shapes that "
+    "serving does not use weigh 0.3. Held out: whole (n, k) pairs, whole head configurations, single message sizes.",
+    "Serving shapes: GEMM m <= 8192 with one side a hidden size of 3584..16384 and the other >= 512; attention with "
+    "4..64 heads, context 128..32k and <= 512 sequences, prompts >= 128 and <= 32k tokens; messages 7 KiB..256 MiB.",
+    "Attention was measured with every sequence of one length, prefill with an empty cache; other cases extrapolate.",
+    "Derived from kernel measurements of NVIDIA aiconfigurator-core (Apache-2.0).",
+)
+
+
+def importable(systems: Path) -> list[str]:
+    """GPUs that the database measured and whose device facts are known."""
+    return [gpu for gpu in importers.gpu_names(systems) if gpu in DEVICE]
+
+
+def _provenance(table: pd.DataFrame, date: str) -> Provenance:
+    return Provenance(origin="fitted", source=table.attrs["source"], date=date)
+
+
+def _attention(
+    table: pd.DataFrame,
+    observe: Callable[..., Observations],
+    axes: Sequence[Axes],
+    peaks: tuple[float, float],
+    date: str,
+) -> tuple[Attention, ...]:
+    kinds = table[["kv", "head_dim"]].drop_duplicates().sort_values(["kv", "head_dim"])
+    provenance = _provenance(table, date)
+    return tuple(
+        Attention(
+            kv=kv,
+            head_dim=int(head_dim),
+            kernel=fit_kernel(observe(table, kv, head_dim, provenance), peaks, axes, SMOOTHING),
+        )
+        for kv, head_dim in kinds.itertuples(index=False)
+    )
+
+
+def _gemm(systems: Path, gpu: str, facts: Facts, date: str) -> dict[Any, Kernel]:
+    table = importers.read_gemm(systems, gpu)
+    bandwidth = facts.mem_bw_bytes_per_s.value
+    peaks = {"bf16": facts.flops.bf16, "fp8": facts.flops.fp8}
+    return {
+        dtype: fit_kernel(
+            families.gemm(table, dtype, _provenance(table, date)),
+            (peak.value, bandwidth),
+            families.GEMM_AXES,
+            SMOOTHING,
+        )
+        for dtype, peak in peaks.items()
+        if peak is not None and (table["dtype"] == dtype).any()
+    }
+
+
+def _copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
+    try:
+        table = importers.read_elementwise(systems, gpu)
+    except InputError:
+        return _mean_copy(systems, gpu, facts, date)
+    return fit_copy(table, facts.mem_bw_bytes_per_s.value, _provenance(table, date))
+
+
+def _mean_copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
+    """No element-wise measurement of this GPU: the mean of those that have one, marked assumed."""
+    others = []
+    for other in importable(systems):
+        try:
+            table = importers.read_elementwise(systems, other)
+        except InputError:
+            continue
+        peak = float(importers.read_datasheet(systems, other)["gpu"]["mem_bw"])
+        others.append((other, fit_copy(table, peak, _provenance(table, date)), peak))
+    if len(others) < 2:
+        raise InputError(f"the database has no element-wise kernels of {gpu}, nor of two GPUs to take their mean")
+    source = f"mean launch and share of peak bandwidth of {', '.join(name for name, _, _ in others)}"
+    return assumed_copy([(fit, peak) for _, fit, peak in others], facts.mem_bw_bytes_per_s.value, source, date)
+
+
+def build_profile(
+    systems: Path, gpu: str, date: str, note: Callable[[str], None] = lambda _: None
+) -> HardwareProfile:
+    """Fit every family of ``gpu``. Raises :class:`InputError` for an unknown GPU or unusable data."""
+    if gpu not in importable(systems):
+        raise unknown_name("GPU", gpu, importable(systems))
+    source = f"{importers.database_label(systems)}, {gpu}.yaml"
+    facts = facts_of(gpu, importers.read_datasheet(systems, gpu), source, date)
+    peaks = (facts.flops.bf16.value, facts.mem_bw_bytes_per_s.value)
+    note(f"{gpu}: matrix multiplications")
+    gemm = _gemm(systems, gpu, facts, date)
+    note(f"{gpu}: decode attention")
+    decode = _attention(importers.read_decode(systems, gpu), families.decode, families.DECODE_AXES, peaks, date)
+    note(f"{gpu}: prefill attention")
+    prefill = _attention(
+        importers.read_prefill(systems, gpu), families.prefill, families.PREFILL_AXES, peaks, date
+    )
+    note(f"{gpu}: all-reduce and element-wise kernels")
+    messages = importers.read_all_reduce(systems, gpu)
+    return HardwareProfile(
+        name=gpu,
+        label=DEVICE[gpu][0],
+        facts=facts,
+        kernels=Kernels(
+            gemm=gemm,
+            decode_attention=decode,
+            prefill_attention=prefill,
+            all_reduce=tuple(fit_all_reduce(messages, _provenance(messages, date))),
+            elementwise=_copy(systems, gpu, facts, date),
+        ),
+        fit_notes=NOTES,
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Blocks for structure; one line for a list of numbers and for a mapping of plain values."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _plain(value: Any) -> bool:
+    return not isinstance(value, dict | list | tuple)
+
+
+def _mapping(dumper: _Dumper, data: dict[str, Any]) -> yaml.Node:
+    flow = bool(data) and all(_plain(value) for value in data.values())
+    return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=flow)
+
+
+def _sequence(dumper: _Dumper, data: Sequence[Any]) -> yaml.Node:
+    flow = all(_plain(value) and not isinstance(value, str) for value in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+def _float(dumper: _Dumper, value: float) -> yaml.Node:
+    text = repr(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.12g}"
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float" if "." in text else "tag:yaml.org,2002:int", text)
+
+
+def to_yaml(profile: HardwareProfile) -> str:
+    """The profile as YAML: what is not given is left out."""
+    _Dumper.add_representer(dict, _mapping)
+    _Dumper.add_representer(list, _sequence)
+    _Dumper.add_representer(float, _float)
+    data = profile.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100_000, allow_unicode=True)
+
+
+def write_profile(profile: HardwareProfile, folder: Path) -> Path:
+    """``<folder>/<name>.yaml``, whole or not at all. Raises :class:`InputError` when the folder cannot be written."""
+    path = folder / f"{profile.name}.yaml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(to_yaml(profile))
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise InputError(f"cannot write the profile: {error.strerror}", where=str(folder)) from None
+    return path

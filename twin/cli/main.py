@@ -1,0 +1,162 @@
+"""The ``twin`` application: mounts the commands and turns every way of ending into one sentence and an exit code.
+
+Exit codes: 0 done, 1 cannot go on, 2 bad input or usage, 3 infeasible, 4 outside a threshold, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import typer
+
+from twin import __version__
+from twin.base import InputError, TwinError
+from twin.cli.common import Session, json_text, session
+
+# Accepted anywhere on the line, before or after the subcommand, so they are taken out before parsing.
+_GLOBAL_FLAGS = frozenset({"--debug", "--quiet"})
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"twin {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    quiet: bool = typer.Option(False, "--quiet", help="No notes and no progress on stderr."),
+) -> None:
+    """Plan LLM serving: for this traffic, model, latency promise and budget, what to run and what it costs."""
+
+
+def build_app() -> typer.Typer:
+    """The whole application, every command mounted."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.callback()(_root)
+    for module, name in [("plan", "plan"), ("simulate", "simulate"), ("validate", "validate")]:
+        if importlib.util.find_spec(f"twin.cli.{module}"):
+            app.command(name)(getattr(importlib.import_module(f"twin.cli.{module}"), name))
+    for module, name in [
+        ("traffic", "traffic"),
+        ("calibrate", "calibrate"),
+        ("catalog", "hardware"),
+        ("catalog", "model"),
+    ]:
+        if importlib.util.find_spec(f"twin.cli.{module}"):
+            app.add_typer(getattr(importlib.import_module(f"twin.cli.{module}"), f"{name}_app"), name=name)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on ``argv`` (default: the process's) and return the exit code.
+
+    A command ends by returning, by returning its exit code, by ``typer.Exit(code)``, or by raising a
+    :class:`~twin.base.TwinError`. Any other exception is a defect and goes to the hook that :func:`_report_defect` is.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    current = Session(
+        quiet=_has_flag(arguments, "--quiet"),
+        debug=_has_flag(arguments, "--debug"),
+        json=_wants_json(arguments),
+    )
+    token = session.set(current)
+    sys.excepthook = lambda kind, error, trace: _report_defect(kind, error, trace, current)
+    try:
+        return _run(_without_global_flags(arguments) or ["--help"], current)
+    except KeyboardInterrupt:
+        return _fail(TwinError("interrupted"), current, code=130)
+    finally:
+        session.reset(token)
+
+
+def _run(arguments: list[str], current: Session) -> int:
+    command = typer.main.get_command(build_app())
+    try:
+        code = command.main(args=arguments, prog_name="twin", standalone_mode=False)
+        sys.stdout.flush()
+    except TwinError as error:
+        return _fail(error, current)
+    except typer.TyperException as error:
+        return _fail(_usage_error(error), current)
+    except typer.Abort:
+        return 130
+    except OSError as error:
+        return _cannot_write(error, current)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: TwinError, current: Session, *, code: int | None = None) -> int:
+    """One sentence on stderr; with ``--format json`` an object on stdout too, unless the result already stands there."""
+    if current.debug:
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    if current.json and not current.emitted:
+        sys.stdout.write(json_text({"error": error.as_json()}))
+        sys.stdout.flush()
+    return error.exit_code if code is None else code
+
+
+def _cannot_write(error: OSError, current: Session) -> int:
+    """The reader of a pipe left, or the disk is full; stdout is let go so that the interpreter's last flush is quiet."""
+    message = TwinError(error.strerror or str(error), where=str(error.filename) if error.filename else None)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return 1
+    return _fail(message, current)
+
+
+def _usage_error(error: typer.TyperException) -> InputError:
+    """The usage error of the parser as ours: the command, what is wrong, and the nearest option."""
+    context = getattr(error, "ctx", None)
+    near = getattr(error, "possibilities", None) or [None]
+    commands = (
+        getattr(context.command, "commands", None) if context and "Missing command" in error.message else None
+    )
+    message = error.message if near[0] else error.format_message()
+    return InputError(
+        message.rstrip("."),
+        where=context.command_path if context else None,
+        nearest=near[0],
+        allowed=commands,
+    )
+
+
+def _report_defect(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None, current: Session
+) -> None:
+    """``sys.excepthook``: a defect of ours is one line, the traceback only with ``--debug``; the exit code is 1."""
+    if current.debug:
+        sys.__excepthook__(kind, error, trace)
+        return
+    _fail(TwinError(f"internal error: {kind.__name__}: {error}; run again with --debug"), current)
+
+
+def _before_separator(arguments: Sequence[str]) -> list[str]:
+    return list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+
+
+def _has_flag(arguments: Sequence[str], flag: str) -> bool:
+    return flag in _before_separator(arguments)
+
+
+def _without_global_flags(arguments: Sequence[str]) -> list[str]:
+    head = _before_separator(arguments)
+    return [item for item in head if item not in _GLOBAL_FLAGS] + list(arguments[len(head) :])
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    head = _before_separator(arguments)
+    return "--format=json" in head or any(
+        pair == ("--format", "json") for pair in zip(head, head[1:], strict=False)
+    )
