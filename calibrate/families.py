@@ -25,17 +25,13 @@ GEMM_AXES: tuple[Axes, ...] = (
     {"m": TOKENS_WITH_JUMPS, "n": SIDE, "k": SIDE},
     {"m": TOKENS_WITH_JUMPS, "fill": (0.5, 1.0), "n": SIDE, "k": SIDE},
 )
-GROUP = (1, 2, 4, 8, 16, 32, 96)
+HEADS = {"heads": (1, 4, 16, 96), "kv_heads": (1, 2, 4, 8, 96)}
 LANES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 16384)
-DECODE_AXES: tuple[Axes, ...] = (
-    {"lanes": LANES, "context": (2, 64, 256, 1024, 4096, 16384, 131072), "group": GROUP},
-    {"lanes": LANES, "context": (2, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768, 131072), "group": GROUP},
-)
+CONTEXT = (2, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768, 131072)
 ROWS = (16, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 524288, 4194304)
-PREFILL_AXES: tuple[Axes, ...] = (
-    {"rows": ROWS, "span": (1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384), "group": (1, 4, 16, 96)},
-    {"rows": ROWS, "span": (1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384), "group": (1, 2, 4, 8, 16, 96)},
-)
+SPAN = (1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+DECODE_AXES: tuple[Axes, ...] = ({"lanes": LANES, "context": CONTEXT, **HEADS},)
+PREFILL_AXES: tuple[Axes, ...] = ({"rows": ROWS, "span": SPAN, **HEADS},)
 
 
 def _ids(*columns: pd.Series) -> np.ndarray:
@@ -71,7 +67,7 @@ def decode(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Proven
     heads, kv_heads = _f(rows["num_heads"]), _f(rows["num_kv_heads"])
     flops, bytes_moved = decode_work(kv, batch, context, heads, kv_heads, head_dim)
     return Observations(
-        coords={"lanes": batch * kv_heads, "context": context, "group": heads / kv_heads},
+        coords={"lanes": batch * kv_heads, "context": context, "heads": heads, "kv_heads": kv_heads},
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),
@@ -90,7 +86,7 @@ def prefill(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Prove
     flops, bytes_moved = prefill_work(kv, tokens, pairs, tokens, heads, kv_heads, head_dim)
     query_rows, span = prefill_coords(tokens, pairs, heads)
     return Observations(
-        coords={"rows": query_rows, "span": span, "group": heads / kv_heads},
+        coords={"rows": query_rows, "span": span, "heads": heads, "kv_heads": kv_heads},
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),

@@ -90,6 +90,16 @@ def log_axes(axes: Axes) -> list[Floats]:
     return [np.log(np.asarray(nodes, dtype=np.float64)) for nodes in axes.values()]
 
 
+def within(axes: Axes, obs: Observations) -> Axes:
+    """``axes`` cut to what was measured, so that the profile's range is the range of its data."""
+    cut: Axes = {}
+    for name, nodes in axes.items():
+        low, high = float(obs.coords[name].min()), float(obs.coords[name].max())
+        inner = [float(node) for node in nodes if low < node < high]
+        cut[name] = tuple(nodes) if name == "fill" else (low, *inner, high)
+    return cut
+
+
 def hat_matrix(axes: Axes, coords: dict[str, Floats]) -> sparse.csr_matrix:
     """(rows, nodes): the weight of each table entry in each row's prediction."""
     index, weight = corners(log_axes(axes), [np.log(coords[name]) for name in axes])
@@ -185,6 +195,7 @@ def fit_kernel(
     obs: Observations, peaks: tuple[float, float], candidates: Sequence[Axes], smoothing: float
 ) -> Kernel:
     """The candidate table with the least held-out error on serving shapes (a larger one must win by 2 %), on all rows."""
+    candidates = [within(axes, obs) for axes in candidates]
     judged = [judge(obs, held_out_seconds(obs, peaks, axes, smoothing)) for axes in candidates]
     best = 0
     for position in range(1, len(candidates)):

@@ -1,7 +1,7 @@
 """What every command shares: output formats, notes on stderr, files written whole or not at all.
 
-The result goes to stdout, everything else to stderr. JSON is the authority; csv and md are derived from rows, the
-table is for people. Nothing here imports a room that does arithmetic, so ``twin --help`` stays quick.
+The result goes to stdout, everything else to stderr. JSON is the authority; csv and md are derived from rows,
+the table is for people. Nothing here imports a room that does arithmetic, so ``twin --help`` stays quick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, is_dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 PLAIN_WIDTH_COLUMNS = 100
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How a result is written to stdout."""
 
     table = "table"
@@ -68,8 +68,8 @@ def emit(
 ) -> None:
     """Write the result to stdout in ``fmt``, and the same text to the file ``out`` if one is given.
 
-    ``rows`` feed csv and md; without them ``payload`` is the only row. Raises :class:`TwinError` (exit 1) when ``out``
-    cannot be written; nothing is printed then.
+    ``rows`` feed csv and md; without them ``payload`` is the only row. Raises :class:`TwinError` (exit 1)
+    when ``out`` cannot be written; nothing is printed then.
     """
     text = _render(payload, fmt, table, rows)
     if out is not None:
@@ -85,7 +85,7 @@ def emit(
 
 
 def json_text(payload: Mapping[str, object]) -> str:
-    """``payload`` as one JSON object, ``schema_version`` first, keys in their own order, no NaN (``null`` instead)."""
+    """One JSON object: ``schema_version`` first, keys in their own order, ``null`` instead of NaN."""
     return (
         json.dumps({"schema_version": SCHEMA_VERSION, **_plain_dict(payload)}, indent=2, allow_nan=False)
         + "\n"
@@ -137,7 +137,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 def plain(value: object) -> object:
-    """``value`` in JSON's own types: NaN and infinities become ``None``, arrays lists, models and dataclasses dicts."""
+    """``value`` in JSON's own types: NaN becomes ``None``, an array a list, a model or dataclass a dict."""
     if isinstance(value, Enum):
         return plain(value.value)
     if value is None or isinstance(value, (bool, int, str)):

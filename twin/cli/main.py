@@ -1,6 +1,6 @@
-"""The ``twin`` application: mounts the commands and turns every way of ending into one sentence and an exit code.
+"""The ``twin`` application: mounts the commands, and turns every way of ending into a sentence and a code.
 
-Exit codes: 0 done, 1 cannot go on, 2 bad input or usage, 3 infeasible, 4 outside a threshold, 130 interrupted.
+0 done, 1 cannot go on, 2 bad input or usage, 3 infeasible, 4 outside a threshold, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def _root(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
     quiet: bool = typer.Option(False, "--quiet", help="No notes and no progress on stderr."),
 ) -> None:
-    """Plan LLM serving: for this traffic, model, latency promise and budget, what to run and what it costs."""
+    """Plan LLM serving: for this traffic, model, SLO and budget, what to run and what it costs."""
 
 
 def build_app() -> typer.Typer:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on ``argv`` (default: the process's) and return the exit code.
 
     A command ends by returning, by returning its exit code, by ``typer.Exit(code)``, or by raising a
-    :class:`~twin.base.TwinError`. Any other exception is a defect and goes to the hook that :func:`_report_defect` is.
+    :class:`~twin.base.TwinError`. Any other exception is a defect; it leaves through ``sys.excepthook``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     current = Session(
@@ -96,7 +97,7 @@ def _run(arguments: list[str], current: Session) -> int:
 
 
 def _fail(error: TwinError, current: Session, *, code: int | None = None) -> int:
-    """One sentence on stderr; with ``--format json`` an object on stdout too, unless the result already stands there."""
+    """One sentence on stderr; with ``--format json`` an object on stdout too, unless the result is there."""
     if current.debug:
         sys.__excepthook__(type(error), error, error.__traceback__)
     else:
@@ -108,12 +109,12 @@ def _fail(error: TwinError, current: Session, *, code: int | None = None) -> int
 
 
 def _cannot_write(error: OSError, current: Session) -> int:
-    """The reader of a pipe left, or the disk is full; stdout is let go so that the interpreter's last flush is quiet."""
-    message = TwinError(error.strerror or str(error), where=str(error.filename) if error.filename else None)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """A full disk, a folder that cannot be read, or the reader of our pipe is gone (then nobody is told)."""
+    if error.filename is None:  # stdout itself: let go of it, so that the interpreter's last flush is quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno == errno.EPIPE:
         return 1
-    return _fail(message, current)
+    return _fail(TwinError(error.strerror or str(error), where=error.filename or "output"), current)
 
 
 def _usage_error(error: typer.TyperException) -> InputError:
@@ -135,11 +136,12 @@ def _usage_error(error: typer.TyperException) -> InputError:
 def _report_defect(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None, current: Session
 ) -> None:
-    """``sys.excepthook``: a defect of ours is one line, the traceback only with ``--debug``; the exit code is 1."""
+    """``sys.excepthook``: a defect is one line, the traceback only with ``--debug``; Python exits with 1."""
     if current.debug:
         sys.__excepthook__(kind, error, trace)
         return
-    _fail(TwinError(f"internal error: {kind.__name__}: {error}; run again with --debug"), current)
+    said = " ".join(str(error).split())
+    _fail(TwinError(f"internal error: {kind.__name__}: {said}; run again with --debug"), current)
 
 
 def _before_separator(arguments: Sequence[str]) -> list[str]:
@@ -157,6 +159,4 @@ def _without_global_flags(arguments: Sequence[str]) -> list[str]:
 
 def _wants_json(arguments: Sequence[str]) -> bool:
     head = _before_separator(arguments)
-    return "--format=json" in head or any(
-        pair == ("--format", "json") for pair in zip(head, head[1:], strict=False)
-    )
+    return "--format=json" in head or any(pair == ("--format", "json") for pair in itertools.pairwise(head))

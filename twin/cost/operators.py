@@ -81,6 +81,10 @@ def _pick(fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: 
     return min(same, key=lambda fit: abs(fit.head_dim - head_dim)).kernel
 
 
+def _heads(num_heads: int, num_kv_heads: int) -> dict[str, float]:
+    return {"heads": float(num_heads), "kv_heads": float(num_kv_heads)}
+
+
 def decode_work(
     kv_dtype: Precision,
     batch: ArrayLike,
@@ -114,7 +118,7 @@ def decode_attention_s(
     kernel = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim)
     flops, moved = decode_work(kv_dtype, batch, mean_context, num_heads, num_kv_heads, head_dim)
     lanes = _array(batch) * num_kv_heads
-    return kernel_s(kernel, flops, moved, lanes=lanes, context=_array(mean_context), group=num_heads / num_kv_heads)
+    return kernel_s(kernel, flops, moved, lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
 
 
 def decode_in_range(
@@ -129,7 +133,7 @@ def decode_in_range(
     table = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim).table
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.decode_attention)
     lanes = _array(batch) * num_kv_heads
-    return measured & table.covers(lanes=lanes, context=mean_context, group=num_heads / num_kv_heads)
+    return measured & table.covers(lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
 
 
 def prefill_pairs(chunk: ArrayLike, context: ArrayLike) -> Floats:
@@ -172,7 +176,7 @@ def prefill_batch_s(
     kernel = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim)
     flops, moved = prefill_work(kv_dtype, tokens, pairs, kv_tokens, num_heads, num_kv_heads, head_dim)
     rows, span = prefill_coords(tokens, pairs, num_heads)
-    return kernel_s(kernel, flops, moved, rows=rows, span=span, group=num_heads / num_kv_heads)
+    return kernel_s(kernel, flops, moved, rows=rows, span=span, **_heads(num_heads, num_kv_heads))
 
 
 def prefill_coords(tokens: ArrayLike, pairs: ArrayLike, num_heads: ArrayLike) -> tuple[Floats, Floats]:
@@ -222,7 +226,7 @@ def prefill_in_range(
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.prefill_attention)
     rows, _ = prefill_coords(tokens, pairs, num_heads)
     span = 2.0 * _array(pairs) / _array(tokens)
-    return measured & (span <= rows) & table.covers(rows=rows, span=span, group=num_heads / num_kv_heads)
+    return measured & (span <= rows) & table.covers(rows=rows, span=span, **_heads(num_heads, num_kv_heads))
 
 
 def copy_s(copy: Copy, bytes_moved: ArrayLike) -> Floats:

@@ -160,12 +160,18 @@ class Kernels(Frozen):
 
 
 class HostFit(Frozen):
-    """What the host adds: per engine step, per sequence in it, per request before its first token, per input token."""
+    """What the host adds: per engine step, per sequence in it, per request before its first token, per input token.
+
+    ``tpot_error`` and ``ttft_error`` are relative standard deviations of whole runs from the model, on layouts the fit
+    had not seen where there are runs (``origin`` of the coefficients says so).
+    """
 
     step_s: Estimate
     sequence_s: Estimate
     request_s: Estimate
     input_token_s: Estimate
+    tpot_error: float
+    ttft_error: float
     source: str = ""
 
 

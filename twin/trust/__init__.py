@@ -1,0 +1,1 @@
+"""How wrong the twin is: predictions against recorded measurements."""
