@@ -1,2 +1,4 @@
-"""Measuring and fitting: from kernels and runs to hardware profiles. May import ``twin``; ``twin`` never imports this
-except inside the commands of ``twin calibrate``."""
+"""Measuring and fitting: from kernels and runs to hardware profiles.
+
+May import ``twin``; ``twin`` imports this only inside the commands of ``twin calibrate``.
+"""

@@ -7,7 +7,7 @@ from typing import Any
 from twin.base import Estimate
 from twin.spec.hardware import Facts, Flops
 
-DEVICE_SOURCE = "total memory and multiprocessors that the CUDA device reports, from public logs (vllm, torch)"
+DEVICE_SOURCE = "as the CUDA device reports it, from public vLLM and torch logs"
 DEVICE_DATE = "2026-09"
 
 # MiB and streaming multiprocessors as the device reports them; boards of one kind differ by about 0.1 %.

@@ -1,45 +1,64 @@
-"""What is fitted for each family of kernels: its work, the axes of its table, what is held out, what serving uses.
+"""What is fitted for each family of kernels: its work, its tables' axes, what is held out, what serving uses.
 
-The work (FLOPs and bytes) is that of :mod:`twin.cost.operators`, so that fit and prediction cannot drift apart.
+The work (FLOPs and bytes) is that of :mod:`twin.cost.operators`, so that fit and prediction cannot drift.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from calibrate.fit import Axes, Observations
+from calibrate.fit import Candidate, Observations
 from twin.base import Provenance
 from twin.cost.operators import decode_work, gemm_fill, gemm_work, prefill_coords, prefill_pairs, prefill_work
+from twin.cost.tables import Floats
 from twin.spec.hardware import Precision
 
-# Hidden sizes of dense decoders from 7B to 405B; the other side of a projection is 512 or more after TP 1 to 8.
+# Hidden sizes of dense decoders, 7B to 405B; a projection's other side is 512 or more after TP 1 to 8.
 HIDDEN_SIZES = (3584, 4096, 5120, 6144, 7168, 8192, 12288, 16384)
 SERVING_MAX_TOKENS = 8192
 
+# Candidate tables, each with its smoothing; the held-out error chooses. Two nodes a token apart are a jump,
+# where a kernel hands over to another. ``area`` = m·n: waves of tiles over the GPU show as steps in it.
 SIDE = (32, 128, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 TOKENS = (1, 8, 16, 32, 64, 96, 128, 192, 256, 512, 768, 1024, 1536, 2048, 4096, 8192, 32768)
 TOKENS_WITH_JUMPS = (1, 16, 17, 32, 64, 65, 128, 129, 192, 256, 512, 768, 1024, 1536, 2048, 4096, 8192, 32768)
-GEMM_AXES: tuple[Axes, ...] = (
-    {"m": TOKENS, "n": SIDE, "k": SIDE},
-    {"m": TOKENS_WITH_JUMPS, "n": SIDE, "k": SIDE},
-    {"m": TOKENS_WITH_JUMPS, "fill": (0.5, 1.0), "n": SIDE, "k": SIDE},
+TOKENS_FINE = (1, 16, 32, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 32768)
+AREA = (
+    *(2.0**i for i in range(5, 18)),
+    *(round(2.0 ** (i / 4)) for i in range(72, 104)),
+    2.0**26,
+    2.0**28,
+    2.0**31,
 )
+GEMM: tuple[Candidate, ...] = (
+    ({"m": TOKENS, "n": SIDE, "k": SIDE}, 0.1),
+    ({"m": TOKENS_WITH_JUMPS, "n": SIDE, "k": SIDE}, 0.1),
+    ({"m": TOKENS_WITH_JUMPS, "fill": (0.5, 1.0), "n": SIDE, "k": SIDE}, 0.1),
+    ({"m": TOKENS_FINE, "area": AREA, "k": SIDE}, 0.02),
+)
+GROUP = (1, 2, 4, 8, 16, 32, 96)
 HEADS = {"heads": (1, 4, 16, 96), "kv_heads": (1, 2, 4, 8, 96)}
 LANES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 16384)
 CONTEXT = (2, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768, 131072)
+DECODE: tuple[Candidate, ...] = (
+    ({"lanes": LANES, "context": CONTEXT, "group": GROUP}, 0.1),
+    ({"lanes": LANES, "context": CONTEXT, **HEADS}, 0.05),
+)
 ROWS = (16, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 524288, 4194304)
 SPAN = (1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-DECODE_AXES: tuple[Axes, ...] = ({"lanes": LANES, "context": CONTEXT, **HEADS},)
-PREFILL_AXES: tuple[Axes, ...] = ({"rows": ROWS, "span": SPAN, **HEADS},)
+PREFILL: tuple[Candidate, ...] = (({"rows": ROWS, "span": SPAN, **HEADS}, 0.05),)
 
 
-def _ids(*columns: pd.Series) -> np.ndarray:
+def _ids(*columns: pd.Series[Any]) -> NDArray[np.intp]:
     """A number per distinct combination."""
     return pd.MultiIndex.from_arrays(columns).factorize()[0].astype(np.intp)
 
 
-def _f(column: pd.Series) -> np.ndarray:
+def _f(column: pd.Series[Any]) -> Floats:
     return column.to_numpy(dtype=np.float64)
 
 
@@ -50,7 +69,7 @@ def gemm(table: pd.DataFrame, dtype: Precision, provenance: Provenance) -> Obser
     flops, bytes_moved = gemm_work(dtype, m, n, k)
     hidden = (np.isin(k, HIDDEN_SIZES) & (n >= 512)) | (np.isin(n, HIDDEN_SIZES) & (k >= 512))
     return Observations(
-        coords={"m": m, "n": n, "k": k, "fill": gemm_fill(m)},
+        coords={"m": m, "n": n, "k": k, "fill": gemm_fill(m), "area": m * n},
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),
@@ -67,7 +86,7 @@ def decode(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Proven
     heads, kv_heads = _f(rows["num_heads"]), _f(rows["num_kv_heads"])
     flops, bytes_moved = decode_work(kv, batch, context, heads, kv_heads, head_dim)
     return Observations(
-        coords={"lanes": batch * kv_heads, "context": context, "heads": heads, "kv_heads": kv_heads},
+        coords={"lanes": batch * kv_heads, "context": context, **_heads(heads, kv_heads)},
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),
@@ -78,7 +97,7 @@ def decode(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Proven
 
 
 def prefill(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Provenance) -> Observations:
-    """Held out by head configuration. Serving: 4 to 64 heads, prompts of 128 or more, up to 32k tokens a step."""
+    """Held out by head configuration. Serving: 4 to 64 heads, prompts of 128 or more, 32k tokens."""
     rows = table[(table["kv"] == kv) & (table["head_dim"] == head_dim)]
     batch, chunk = _f(rows["batch"]), _f(rows["chunk"])
     heads, kv_heads = _f(rows["num_heads"]), _f(rows["num_kv_heads"])
@@ -86,7 +105,13 @@ def prefill(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Prove
     flops, bytes_moved = prefill_work(kv, tokens, pairs, tokens, heads, kv_heads, head_dim)
     query_rows, span = prefill_coords(tokens, pairs, heads)
     return Observations(
-        coords={"rows": query_rows, "span": span, "heads": heads, "kv_heads": kv_heads},
+        coords={
+            "rows": query_rows,
+            "span": span,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "group": heads / kv_heads,
+        },
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),
@@ -96,5 +121,9 @@ def prefill(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Prove
     )
 
 
-def _serving_heads(heads: np.ndarray) -> np.ndarray:
-    return np.asarray((heads >= 4) & (heads <= 64))
+def _heads(heads: Floats, kv_heads: Floats) -> dict[str, Floats]:
+    return {"heads": heads, "kv_heads": kv_heads, "group": heads / kv_heads}
+
+
+def _serving_heads(heads: Floats) -> NDArray[np.bool_]:
+    return (heads >= 4) & (heads <= 64)

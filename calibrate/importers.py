@@ -1,7 +1,7 @@
 """The measured-kernel database of NVIDIA's aiconfigurator-core (Apache-2.0) as tidy tables in SI.
 
-Layout: ``systems/<gpu>.yaml`` (datasheet) and ``systems/data/<gpu>/<family>/<backend>/<version>/*.parquet`` with
-latency in ms and message sizes in elements. Nothing else of the package is read.
+Layout: ``systems/<gpu>.yaml`` (datasheet) and ``systems/data/<gpu>/<family>/<backend>/<version>/*.parquet``
+with latency in ms and message sizes in elements. Nothing else of the package is read.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import yaml
 from twin.base import InputError, unknown_name
 
 KV = {"bfloat16": "bf16", "fp8": "fp8"}
-GEMM = {"bf16": "bfloat16", "fp8": "fp8"}  # the fp8_block table was timed eagerly, launch gaps included: not used
-HALF_BYTES = 2
+GEMM = {
+    "bf16": "bfloat16",
+    "fp8": "fp8",
+}  # the fp8_block table was timed eagerly, launch gaps included: not used
+BF16_BYTES = 2
 
 
 def find_database(path: Path | None = None) -> Path:
@@ -38,7 +41,9 @@ def find_database(path: Path | None = None) -> Path:
     for folder in (path, path / "systems", path / "aiconfigurator_core" / "systems"):
         if (folder / "data").is_dir():
             return folder
-    raise InputError("no measured-kernel database here: a folder with data/ and <gpu>.yaml is needed", where=str(path))
+    raise InputError(
+        "no measured-kernel database here: a folder with data/ and <gpu>.yaml is needed", where=str(path)
+    )
 
 
 def database_label(systems: Path) -> str:
@@ -72,7 +77,10 @@ def _newest(systems: Path, gpu: str, family: str, backend: str, file: str) -> Pa
 
 
 def _read(systems: Path, path: Path, columns: dict[str, str], optional: tuple[str, ...] = ()) -> pd.DataFrame:
-    """``columns`` of a parquet file, renamed; ``latency`` becomes ``seconds``. Refuses absent columns and bad numbers."""
+    """``columns`` of a parquet file, renamed.
+
+    ``latency`` becomes ``seconds``. Refuses absent columns and bad numbers.
+    """
     where = str(path.relative_to(systems))
     try:
         table = pd.read_parquet(path)
@@ -102,7 +110,7 @@ def _read(systems: Path, path: Path, columns: dict[str, str], optional: tuple[st
 def _median(table: pd.DataFrame) -> pd.DataFrame:
     """One row per point: repeated measurements become their median."""
     keys = [name for name in table.columns if name != "seconds"]
-    merged = table.groupby(keys, as_index=False, sort=True)["seconds"].median()
+    merged = table.groupby(keys, sort=True)["seconds"].median().reset_index()
     merged.attrs = dict(table.attrs)
     return merged
 
@@ -153,18 +161,23 @@ def read_prefill(systems: Path, gpu: str) -> pd.DataFrame:
 
 
 def read_all_reduce(systems: Path, gpu: str) -> pd.DataFrame:
-    """``backend`` (custom: vLLM's in a CUDA graph; nccl), ``num_gpus``, ``message_bytes``, ``seconds``."""
-    columns = {"num_gpus": "num_gpus", "message_size": "elements"}
+    """``num_gpus``, ``message_bytes``, ``seconds`` of what vLLM runs in a CUDA graph.
+
+    From 8 MiB that is NCCL; the rows then agree with NCCL's own table, and they alone reach 1 GiB.
+    """
     path = _newest(systems, gpu, "comm", "vllm", "custom_allreduce_perf.parquet")
-    custom = _read(systems, path, {**columns, "backend": "backend", "allreduce_dtype": "dtype"})
-    custom = custom[(custom["backend"] == "vllm_graph") & (custom["dtype"] == "bfloat16")].assign(backend="custom")
-    path = _newest(systems, gpu, "comm", "nccl", "nccl_perf.parquet")
-    nccl = _read(systems, path, {**columns, "op_name": "op", "nccl_dtype": "dtype"})
-    nccl = nccl[(nccl["op"] == "all_reduce") & (nccl["dtype"] == "half")].assign(backend="nccl")
-    keep = ["backend", "num_gpus", "message_bytes", "seconds"]
-    both = pd.concat([part.assign(message_bytes=part["elements"] * HALF_BYTES)[keep] for part in (custom, nccl)])
-    both.attrs = {"source": custom.attrs["source"], "nccl_source": nccl.attrs["source"]}
-    return _nonempty(_median(both), "all-reduce")
+    columns = {
+        "num_gpus": "num_gpus",
+        "message_size": "elements",
+        "backend": "backend",
+        "allreduce_dtype": "dtype",
+    }
+    table = _read(systems, path, columns)
+    table = table[(table["backend"] == "vllm_graph") & (table["dtype"] == "bfloat16")]
+    table = table.assign(message_bytes=table["elements"] * BF16_BYTES)[
+        ["num_gpus", "message_bytes", "seconds"]
+    ]
+    return _nonempty(_median(table), "all-reduce in a CUDA graph")
 
 
 def read_elementwise(systems: Path, gpu: str) -> pd.DataFrame:
@@ -177,7 +190,10 @@ def read_elementwise(systems: Path, gpu: str) -> pd.DataFrame:
 
 
 def read_datasheet(systems: Path, gpu: str) -> dict[str, dict[str, Any]]:
-    """Sections ``gpu`` and ``node`` of ``<gpu>.yaml``: mem_bw, bfloat16_tc_flops, power, intra_node_bw, … in SI."""
+    """Sections ``gpu`` and ``node`` of ``<gpu>.yaml``.
+
+    Mem_bw, bfloat16_tc_flops, power, intra_node_bw, … in SI.
+    """
     path = systems / f"{gpu}.yaml"
     if not path.is_file():
         raise InputError("the database has no datasheet", where=path.name)

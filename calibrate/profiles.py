@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,17 @@ import yaml
 
 from calibrate import families, importers
 from calibrate.facts import DEVICE, facts_of
-from calibrate.fit import Axes, Observations, fit_kernel
+from calibrate.fit import Candidate, Observations, fit_kernel
 from calibrate.small import assumed_copy, fit_all_reduce, fit_copy
-from twin.base import InputError, Provenance, unknown_name
-from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels
+from twin.base import Estimate, InputError, Provenance, unknown_name
+from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels, Precision
 
-SMOOTHING = 0.1
 NOTES = (
     "Times are (launch + p-norm(FLOPs/rate, bytes/bandwidth)) * exp(table). Fits weigh relative errors; shapes that "
-    "serving does not use weigh 0.3. Held out: whole (n, k) pairs, whole head configurations, single message sizes.",
-    "Serving shapes: GEMM m <= 8192 with one side a hidden size of 3584..16384 and the other >= 512; attention with "
-    "4..64 heads, context 128..32k and <= 512 sequences, prompts >= 128 and <= 32k tokens; messages 7 KiB..256 MiB.",
+    "serving does not use weigh 0.3. Held out: whole (n, k) pairs, whole head configurations, message sizes.",
+    "Serving shapes: GEMM m <= 8192 with one side a hidden size of 3584..16384 and the other >= 512; attention "
+    "with 4..64 heads, context 128..32k and <= 512 sequences, prompts >= 128 and <= 32k tokens; messages of "
+    "7 KiB..256 MiB.",
     "Attention was measured with every sequence of one length, prefill with an empty cache; other cases extrapolate.",
     "Derived from kernel measurements of NVIDIA aiconfigurator-core (Apache-2.0).",
 )
@@ -41,7 +39,7 @@ def _provenance(table: pd.DataFrame, date: str) -> Provenance:
 def _attention(
     table: pd.DataFrame,
     observe: Callable[..., Observations],
-    axes: Sequence[Axes],
+    candidates: Sequence[Candidate],
     peaks: tuple[float, float],
     date: str,
 ) -> tuple[Attention, ...]:
@@ -51,22 +49,21 @@ def _attention(
         Attention(
             kv=kv,
             head_dim=int(head_dim),
-            kernel=fit_kernel(observe(table, kv, head_dim, provenance), peaks, axes, SMOOTHING),
+            kernel=fit_kernel(observe(table, kv, head_dim, provenance), peaks, candidates),
         )
         for kv, head_dim in kinds.itertuples(index=False)
     )
 
 
-def _gemm(systems: Path, gpu: str, facts: Facts, date: str) -> dict[Any, Kernel]:
+def _gemm(systems: Path, gpu: str, facts: Facts, date: str) -> dict[Precision, Kernel]:
     table = importers.read_gemm(systems, gpu)
     bandwidth = facts.mem_bw_bytes_per_s.value
-    peaks = {"bf16": facts.flops.bf16, "fp8": facts.flops.fp8}
+    peaks: dict[Precision, Estimate | None] = {"bf16": facts.flops.bf16, "fp8": facts.flops.fp8}
     return {
         dtype: fit_kernel(
             families.gemm(table, dtype, _provenance(table, date)),
             (peak.value, bandwidth),
-            families.GEMM_AXES,
-            SMOOTHING,
+            families.GEMM,
         )
         for dtype, peak in peaks.items()
         if peak is not None and (table["dtype"] == dtype).any()
@@ -92,9 +89,13 @@ def _mean_copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
         peak = float(importers.read_datasheet(systems, other)["gpu"]["mem_bw"])
         others.append((other, fit_copy(table, peak, _provenance(table, date)), peak))
     if len(others) < 2:
-        raise InputError(f"the database has no element-wise kernels of {gpu}, nor of two GPUs to take their mean")
+        raise InputError(
+            f"the database has no element-wise kernels of {gpu}, nor of two GPUs to take their mean"
+        )
     source = f"mean launch and share of peak bandwidth of {', '.join(name for name, _, _ in others)}"
-    return assumed_copy([(fit, peak) for _, fit, peak in others], facts.mem_bw_bytes_per_s.value, source, date)
+    return assumed_copy(
+        [(fit, peak) for _, fit, peak in others], facts.mem_bw_bytes_per_s.value, source, date
+    )
 
 
 def build_profile(
@@ -109,10 +110,10 @@ def build_profile(
     note(f"{gpu}: matrix multiplications")
     gemm = _gemm(systems, gpu, facts, date)
     note(f"{gpu}: decode attention")
-    decode = _attention(importers.read_decode(systems, gpu), families.decode, families.DECODE_AXES, peaks, date)
+    decode = _attention(importers.read_decode(systems, gpu), families.decode, families.DECODE, peaks, date)
     note(f"{gpu}: prefill attention")
     prefill = _attention(
-        importers.read_prefill(systems, gpu), families.prefill, families.PREFILL_AXES, peaks, date
+        importers.read_prefill(systems, gpu), families.prefill, families.PREFILL, peaks, date
     )
     note(f"{gpu}: all-reduce and element-wise kernels")
     messages = importers.read_all_reduce(systems, gpu)
@@ -131,6 +132,9 @@ def build_profile(
     )
 
 
+LINE = 600  # characters that a mapping may take on one line
+
+
 class _Dumper(yaml.SafeDumper):
     """Blocks for structure; one line for a list of numbers and for a mapping of plain values."""
 
@@ -142,8 +146,17 @@ def _plain(value: Any) -> bool:
     return not isinstance(value, dict | list | tuple)
 
 
+def _short(value: Any) -> bool:
+    """A mapping of figures, or a list of numbers: what reads best on one line."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [[value]]
+    return all(_plain(item) and (isinstance(value, dict) or not isinstance(item, str)) for item in items)
+
+
 def _mapping(dumper: _Dumper, data: dict[str, Any]) -> yaml.Node:
-    flow = bool(data) and all(_plain(value) for value in data.values())
+    one_line = all(map(_plain, data.values())) or all(
+        not _plain(value) and _short(value) for value in data.values()
+    )
+    flow = bool(data) and one_line and len(str(data)) < LINE
     return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=flow)
 
 
@@ -156,7 +169,9 @@ def _float(dumper: _Dumper, value: float) -> yaml.Node:
     text = repr(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.12g}"
     if "e" in text and "." not in text:
         text = text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float" if "." in text else "tag:yaml.org,2002:int", text)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:float" if "." in text else "tag:yaml.org,2002:int", text
+    )
 
 
 def to_yaml(profile: HardwareProfile) -> str:
@@ -166,17 +181,3 @@ def to_yaml(profile: HardwareProfile) -> str:
     _Dumper.add_representer(float, _float)
     data = profile.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100_000, allow_unicode=True)
-
-
-def write_profile(profile: HardwareProfile, folder: Path) -> Path:
-    """``<folder>/<name>.yaml``, whole or not at all. Raises :class:`InputError` when the folder cannot be written."""
-    path = folder / f"{profile.name}.yaml"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            file.write(to_yaml(profile))
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(f"cannot write the profile: {error.strerror}", where=str(folder)) from None
-    return path

@@ -8,63 +8,104 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from calibrate.fit import FOLDS, errors, round_to, rounded
+from calibrate.families import HIDDEN_SIZES, SERVING_MAX_TOKENS
+from calibrate.fit import (
+    FOLDS,
+    Axes,
+    Observations,
+    TableFit,
+    as_table,
+    errors,
+    estimates,
+    fit_table,
+    hat_matrix,
+    judge,
+    round_to,
+    rounded,
+    unit_stderr,
+    within,
+)
 from twin.base import Estimate, Provenance
-from twin.cost.collectives import CUSTOM_MAX_BYTES
+from twin.cost.collectives import line_s
 from twin.cost.tables import Floats, p_norm
-from twin.spec.hardware import Collective, Copy, HeldOut
+from twin.spec.hardware import Collective, Copy, HeldOut, Segment
 
 # One activation of a 7B model's token up to 8192 tokens of a 405B model's, in bf16.
 SERVING_MESSAGE_BYTES = (3584 * 2, 8192 * 16384 * 2)
 
 
-def _copy_seconds(log_params: Floats, bytes_moved: Floats) -> Floats:
+COPY_AXES: Axes = {"bytes": tuple(2.0**i for i in range(7, 34))}
+
+# Where vLLM's own all-reduce changes from every GPU reading all others to reduce-scatter and all-gather, and where
+# it leaves the message to NCCL (csrc/custom_all_reduce.cuh, custom_all_reduce.py).
+TWO_STAGE_FROM_BYTES = {4: 512 * 1024, 8: 256 * 1024}
+NCCL_FROM_BYTES = 8 * 2**20
+
+
+def _copy_base(log_params: Floats, bytes_moved: Floats) -> Floats:
     bandwidth, launch, p = np.exp(log_params)
     return p_norm(launch, bytes_moved / bandwidth, p)
 
 
-def _fit_copy(bytes_moved: Floats, seconds: Floats, peak_bw: float) -> tuple[Floats, Floats]:
+def _fit_copy_base(obs: Observations, peak_bw: float) -> tuple[Floats, Floats]:
+    """log of (bandwidth, launch, p) and their standard errors."""
+
     def residual(log_params: Floats) -> Floats:
-        return np.asarray(np.log(_copy_seconds(log_params, bytes_moved) / seconds), dtype=np.float64)
+        log_ratio = np.log(_copy_base(log_params, obs.bytes_moved) / obs.seconds)
+        return np.asarray(log_ratio * np.sqrt(obs.weight), dtype=np.float64)
 
     bounds = (np.log([0.05 * peak_bw, 2e-7, 1.0]), np.log([4.0 * peak_bw, 1e-4, 16.0]))
     start = np.log([0.7 * peak_bw, 3e-6, 2.0])
     found = least_squares(residual, start, bounds=bounds, loss="soft_l1", f_scale=0.1)
-    spread = 2.0 * found.cost / max(len(seconds) - 3, 1)
-    return found.x, np.sqrt(np.diag(np.linalg.pinv(found.jac.T @ found.jac)) * spread)
+    spread = 2.0 * found.cost / max(len(obs.seconds) - 3, 1)
+    return np.asarray(found.x), float(np.sqrt(spread)) * unit_stderr(found.jac)
 
 
-def fit_copy(table: pd.DataFrame, peak_bw: float, provenance: Provenance) -> Copy:
-    """launch and bandwidth joined by a p-norm; held out by row length ``k``."""
-    bytes_moved, seconds = table["bytes_moved"].to_numpy(float), table["seconds"].to_numpy(float)
-    k = table["k"].to_numpy()
-    fold_of = {value: i % FOLDS for i, value in enumerate(np.random.default_rng(1).permutation(np.unique(k)))}
-    folds = np.array([fold_of[value] for value in k])
-    predicted = np.zeros(len(seconds))
+def _fit_copy_table(obs: Observations, log_params: Floats) -> TableFit:
+    log_ratio = np.log(obs.seconds / _copy_base(log_params, obs.bytes_moved))
+    return fit_table(obs, log_ratio, within(COPY_AXES, obs), smoothing=0.1)
+
+
+def _copy_held_out(obs: Observations, peak_bw: float) -> HeldOut:
+    folds, predicted = obs.shape % FOLDS, np.zeros(len(obs.seconds))
     for fold in range(FOLDS):
-        out = folds == fold
-        predicted[out] = _copy_seconds(_fit_copy(bytes_moved[~out], seconds[~out], peak_bw)[0], bytes_moved[out])
-    serving = np.isin(k, (3584, 4096, 5120, 8192, 16384)) & (table["m"].to_numpy() <= 8192)
-    held_out = HeldOut(
-        overall=errors(predicted, seconds), serving=errors(predicted[serving], seconds[serving])
+        seen, unseen = obs.part(folds != fold), obs.part(folds == fold)
+        log_params, _ = _fit_copy_base(seen, peak_bw)
+        table = _fit_copy_table(seen, log_params)
+        ratio = np.exp(hat_matrix(within(COPY_AXES, seen), unseen.coords) @ table.values)
+        predicted[folds == fold] = _copy_base(log_params, unseen.bytes_moved) * ratio
+    return rounded(judge(obs, predicted))
+
+
+def fit_copy(rows: pd.DataFrame, peak_bw: float, provenance: Provenance) -> Copy:
+    """launch and bandwidth joined by a p-norm, and a table over bytes; held out by row length ``k``."""
+    bytes_moved, k = rows["bytes_moved"].to_numpy(float), rows["k"]
+    obs = Observations(
+        coords={"bytes": bytes_moved},
+        flops=np.zeros(len(rows)),
+        bytes_moved=bytes_moved,
+        seconds=rows["seconds"].to_numpy(float),
+        shape=k.factorize(sort=True)[0].astype(np.intp),
+        serving=(k.isin(HIDDEN_SIZES) & (rows["m"] <= SERVING_MAX_TOKENS)).to_numpy(),
+        provenance=provenance,
     )
-    log_params, log_stderr = _fit_copy(bytes_moved, seconds, peak_bw)
-    bandwidth, launch, p = (
-        Estimate(
-            value=round_to(value),
-            stderr=round_to(value * stderr, 2),
-            n=len(seconds),
-            origin="fitted",
-            source=provenance.source,
-            date=provenance.date,
-        )
-        for value, stderr in zip(np.exp(log_params), log_stderr, strict=True)
+    log_params, log_stderr = _fit_copy_base(obs, peak_bw)
+    table = _fit_copy_table(obs, log_params)
+    bandwidth, launch, p = estimates(np.exp(log_params), log_stderr, obs)
+    return Copy(
+        bytes_per_s=bandwidth,
+        launch_s=launch,
+        p=p,
+        table=as_table(table, within(COPY_AXES, obs), len(rows)),
+        held_out=_copy_held_out(obs, peak_bw),
     )
-    return Copy(bytes_per_s=bandwidth, launch_s=launch, p=p, held_out=rounded(held_out))
 
 
 def assumed_copy(others: Sequence[tuple[Copy, float]], peak_bw: float, source: str, date: str) -> Copy:
-    """For a GPU without measurements: the mean launch, p and share of peak bandwidth of ``others`` (fit, their peak)."""
+    """For a GPU without measurements.
+
+    Mean launch, p and share of peak bandwidth of ``others`` (fit, its peak).
+    """
 
     def mean(values: Sequence[float], scale: float = 1.0) -> Estimate:
         return Estimate(
@@ -83,47 +124,50 @@ def assumed_copy(others: Sequence[tuple[Copy, float]], peak_bw: float, source: s
     )
 
 
-def fit_all_reduce(table: pd.DataFrame, custom: Provenance) -> list[Collective]:
-    """Per number of GPUs: what vLLM runs in a CUDA graph, below 8 MiB (its own kernel where links allow) and above.
+def fit_all_reduce(graph: pd.DataFrame, provenance: Provenance) -> list[Collective]:
+    """Per number of GPUs: what vLLM runs in a CUDA graph, split where it changes the algorithm.
 
-    From 8 MiB on, vLLM hands over to NCCL and the graph rows agree with NCCL's own within noise; the graph rows are
-    kept throughout, as they reach 1 GiB. Held out: every size between its two neighbours.
+    Held out: every inner point of a segment, predicted from the others.
     """
-    graph = table[table["backend"] == "custom"].sort_values("message_bytes")
     fits = []
-    for num_gpus, rows in graph.groupby("num_gpus"):
+    for num_gpus in sorted(set(graph["num_gpus"])):
+        rows = graph[graph["num_gpus"] == num_gpus].sort_values("message_bytes")
         sizes, seconds = rows["message_bytes"].to_numpy(float), rows["seconds"].to_numpy(float)
-        small = sizes < CUSTOM_MAX_BYTES
-        fits.append(_collective(int(num_gpus), "custom", sizes[small], seconds[small], custom))
-        fits.append(_collective(int(num_gpus), "nccl", sizes[~small], seconds[~small], custom))
+        fits.append(_collective(int(num_gpus), sizes, seconds, provenance))
     return fits
 
 
-def _collective(num_gpus: int, backend: str, sizes: Floats, seconds: Floats, source: Provenance) -> Collective:
-    inner = np.arange(1, len(sizes) - 1)
-    predicted = np.array(
-        [np.exp(np.interp(np.log(sizes[i]), *_points(np.delete(sizes, i), np.delete(seconds, i)))) for i in inner]
-    )
-    low, high = SERVING_MESSAGE_BYTES
-    serving = (sizes[inner] >= low) & (sizes[inner] <= high)
-    held_out = HeldOut(
-        overall=errors(predicted, seconds[inner]),
-        serving=errors(predicted[serving], seconds[inner][serving]),
-    )
+def _collective(num_gpus: int, sizes: Floats, seconds: Floats, provenance: Provenance) -> Collective:
+    starts = [0, TWO_STAGE_FROM_BYTES.get(num_gpus, NCCL_FROM_BYTES), NCCL_FROM_BYTES, np.inf]
+    segments, predicted, inner = [], [], np.zeros(len(sizes), dtype=bool)
+    for algorithm, low, high in zip(("one_stage", "two_stage", "nccl"), starts, starts[1:], strict=False):
+        own = np.flatnonzero((sizes >= low) & (sizes < high))
+        if len(own) < 2:
+            continue
+        clean = without_strays(seconds[own])
+        for i in range(1, len(own) - 1):
+            others = np.delete(sizes[own], i), without_strays(np.delete(seconds[own], i))
+            predicted.append(float(line_s(*others, sizes[own][i])))
+        inner[own[1:-1]] = True
+        segments.append(
+            Segment(
+                algorithm=algorithm,
+                message_bytes=tuple(float(size) for size in sizes[own]),
+                us=tuple(round_to(value * 1e6) for value in clean),
+            )
+        )
+    guess, measured, at = np.array(predicted), seconds[inner], sizes[inner]
+    serving = (at >= SERVING_MESSAGE_BYTES[0]) & (at <= SERVING_MESSAGE_BYTES[1])
+    held_out = HeldOut(overall=errors(guess, measured), serving=errors(guess[serving], measured[serving]))
     return Collective(
-        num_gpus=num_gpus,
-        backend="custom" if backend == "custom" else "nccl",
-        message_bytes=tuple(float(size) for size in sizes),
-        us=tuple(round_to(value * 1e6) for value in rising(seconds)),
-        held_out=rounded(held_out),
-        provenance=source,
+        num_gpus=num_gpus, segments=tuple(segments), held_out=rounded(held_out), provenance=provenance
     )
 
 
-def _points(sizes: Floats, seconds: Floats) -> tuple[Floats, Floats]:
-    return np.log(sizes), np.log(rising(seconds))
-
-
-def rising(seconds: Floats) -> Floats:
-    """More bytes never take less time: a point above a later one is a stray timing and comes down to it."""
-    return np.asarray(np.minimum.accumulate(seconds[::-1])[::-1], dtype=np.float64)
+def without_strays(seconds: Floats) -> Floats:
+    """A single point half as slow again as both its neighbours is a stray timing and becomes their mean."""
+    clean = seconds.copy()
+    for i in range(1, len(seconds) - 1):
+        if seconds[i] > 1.5 * max(seconds[i - 1], seconds[i + 1]):
+            clean[i] = (seconds[i - 1] + seconds[i + 1]) / 2
+    return clean

@@ -1,8 +1,8 @@
 """Seconds of each GPU kernel, from a profile's fits. Pure and vectorised; sizes are per GPU, after TP sharding.
 
-Every kernel is ``(launch + p-norm(FLOPs / rate, bytes / bandwidth)) · exp(table)``. The table is multilinear in the
-logarithms of the sizes and constant beyond its edges, so outside the measured range the roofline alone extrapolates;
-the ``*_in_range`` functions say where that happens.
+Every kernel is ``(launch + p-norm(FLOPs / rate, bytes / bandwidth)) · exp(table)``. The table is
+multilinear in the logarithms of the sizes and constant beyond its edges, so outside the measured range the
+roofline alone extrapolates; the ``*_in_range`` functions say where that happens.
 """
 
 from __future__ import annotations
@@ -56,33 +56,46 @@ def gemm_work(dtype: Precision, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> tup
 
 
 def gemm_fill(m: ArrayLike) -> Floats:
-    """Share of the last 256-row tile pair's rows that are real, for m > 128: partly filled tiles run slower (fp8)."""
+    """Share of the last 256-row tile pair's rows that are real, for m > 128.
+
+    Partly filled tiles run slower (fp8).
+    """
     m = _array(m)
     return np.where(m <= TILE_M // 2, 1.0, m / (np.ceil(m / TILE_M) * TILE_M))
 
 
 def gemm_s(profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k: float) -> Floats:
-    """Seconds of an (m, k) × (k, n) product; ``m`` (tokens) may be an array. fp8 activations come already quantised."""
+    """Seconds of an (m, k) × (k, n) product.
+
+    ``m`` (tokens) may be an array. fp8 activations come already quantised.
+    """
     flops, moved = gemm_work(dtype, m, n, k)
-    return kernel_s(gemm_kernel(profile, dtype), flops, moved, m=m, n=n, k=k, fill=gemm_fill(m))
+    return kernel_s(
+        gemm_kernel(profile, dtype), flops, moved, m=m, n=n, k=k, fill=gemm_fill(m), area=_array(m) * n
+    )
 
 
-def gemm_in_range(profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k: float) -> NDArray[np.bool_]:
-    return gemm_kernel(profile, dtype).table.covers(m=m, n=n, k=k, fill=1.0)
+def gemm_in_range(
+    profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k: float
+) -> NDArray[np.bool_]:
+    return gemm_kernel(profile, dtype).table.covers(m=m, n=n, k=k, fill=1.0, area=_array(m) * n)
 
 
-def _pick(fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: Precision, head_dim: int) -> Kernel:
+def _pick(
+    fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: Precision, head_dim: int
+) -> Kernel:
     """The kernel measured at this KV precision and the nearest head size (work still scales with the true one)."""
     same = [fit for fit in fits if fit.kv == kv]
     if not same:
         raise InputError(
-            f"{profile.name} has no measured {what} attention over a {kv} KV cache", allowed={fit.kv for fit in fits}
+            f"{profile.name} has no measured {what} attention over a {kv} KV cache",
+            allowed={fit.kv for fit in fits},
         )
     return min(same, key=lambda fit: abs(fit.head_dim - head_dim)).kernel
 
 
 def _heads(num_heads: int, num_kv_heads: int) -> dict[str, float]:
-    return {"heads": float(num_heads), "kv_heads": float(num_kv_heads)}
+    return {"heads": num_heads, "kv_heads": num_kv_heads, "group": num_heads / num_kv_heads}
 
 
 def decode_work(
@@ -112,13 +125,15 @@ def decode_attention_s(
 ) -> Floats:
     """Seconds of decode attention in one layer: ``batch`` sequences whose caches hold ``mean_context`` tokens each.
 
-    The new token counts as part of the context. A mixed batch is priced at its mean: the kernel splits long caches,
-    so bytes decide.
+    The new token counts as part of the context. A mixed batch is priced at its mean: the kernel splits long
+    caches, so bytes decide.
     """
     kernel = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim)
     flops, moved = decode_work(kv_dtype, batch, mean_context, num_heads, num_kv_heads, head_dim)
     lanes = _array(batch) * num_kv_heads
-    return kernel_s(kernel, flops, moved, lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
+    return kernel_s(
+        kernel, flops, moved, lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads)
+    )
 
 
 def decode_in_range(
@@ -151,7 +166,10 @@ def prefill_work(
     num_kv_heads: ArrayLike,
     head_dim: int,
 ) -> tuple[Floats, Floats]:
-    """FLOPs and bytes: every pair costs 4·head_dim per head; queries and outputs move once, the cache once."""
+    """FLOPs and bytes.
+
+    Every pair costs 4·head_dim per head; queries and outputs move once, the cache once.
+    """
     num_heads, num_kv_heads = _array(num_heads), _array(num_kv_heads)
     queries = 2.0 * OUT_BYTES * _array(tokens) * num_heads * head_dim
     cache = 2.0 * _array(kv_tokens) * num_kv_heads * head_dim * BYTES[kv_dtype]
@@ -170,8 +188,9 @@ def prefill_batch_s(
 ) -> Floats:
     """Seconds of one layer's prefill attention when several chunks share a step: one launch, summed work.
 
-    ``tokens`` = Σ chunk, ``pairs`` = Σ :func:`prefill_pairs`, ``kv_tokens`` = Σ (context + chunk). How busy the GPU is
-    depends on the query rows in flight, how long each runs on the keys per row: those are the table's axes.
+    ``tokens`` = Σ chunk, ``pairs`` = Σ :func:`prefill_pairs`, ``kv_tokens`` = Σ (context + chunk). How busy
+    the GPU is depends on the query rows in flight, how long each runs on the keys per row: those are the
+    table's axes.
     """
     kernel = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim)
     flops, moved = prefill_work(kv_dtype, tokens, pairs, kv_tokens, num_heads, num_kv_heads, head_dim)
@@ -182,8 +201,8 @@ def prefill_batch_s(
 def prefill_coords(tokens: ArrayLike, pairs: ArrayLike, num_heads: ArrayLike) -> tuple[Floats, Floats]:
     """Query rows (Σ chunk · heads) and span: the prompt length whose causal rows see as many keys on average.
 
-    Without context span is the chunk itself. Only rows ≥ span was ever measured (a batch has at least one head), so
-    span is capped there.
+    Without context span is the chunk itself. Only rows ≥ span was ever measured (a batch has at least one
+    head), so span is capped there.
     """
     tokens = _array(tokens)
     rows = tokens * _array(num_heads)
@@ -203,7 +222,8 @@ def prefill_attention_s(
 ) -> Floats:
     """Seconds of one layer's attention over ``batch`` equal chunks, each after ``context`` tokens in the cache.
 
-    Only context 0 is measured; with context the FLOPs (chunk·context + chunk²/2) and bytes grow as physics says.
+    Only context 0 is measured; with context the FLOPs (chunk·context + chunk²/2) and bytes grow as physics
+    says.
     """
     batch, chunk, context = _array(batch), _array(chunk), _array(context)
     pairs, kv_tokens = prefill_pairs(chunk, context), chunk + context
@@ -221,7 +241,7 @@ def prefill_in_range(
     num_kv_heads: int,
     head_dim: int,
 ) -> NDArray[np.bool_]:
-    """Inside the measured rows, spans and groups (chunks after a context count as the prompt of equal span)."""
+    """Inside the measured rows, spans and heads (chunks after a context count as the prompt of equal span)."""
     table = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim).table
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.prefill_attention)
     rows, _ = prefill_coords(tokens, pairs, num_heads)
@@ -230,7 +250,14 @@ def prefill_in_range(
 
 
 def copy_s(copy: Copy, bytes_moved: ArrayLike) -> Floats:
-    return p_norm(copy.launch_s.value, _array(bytes_moved) / copy.bytes_per_s.value, copy.p.value)
+    """Seconds of a kernel that only moves bytes; at least one byte."""
+    moved = np.maximum(_array(bytes_moved), 1.0)
+    seconds = p_norm(copy.launch_s.value, moved / copy.bytes_per_s.value, copy.p.value)
+    if copy.table is None:
+        return seconds
+    return np.asarray(
+        seconds * np.exp(interpolate(copy.table.log_axes, copy.table.values, [moved])), dtype=np.float64
+    )
 
 
 def elementwise_s(profile: HardwareProfile, bytes_moved: ArrayLike) -> Floats:
@@ -239,5 +266,8 @@ def elementwise_s(profile: HardwareProfile, bytes_moved: ArrayLike) -> Floats:
 
 
 def fp8_quant_s(profile: HardwareProfile, m: ArrayLike, k: float) -> Floats:
-    """Seconds to quantise (m, k) bf16 activations to fp8 with a static scale: 2 bytes read, 1 written per element."""
+    """Seconds to quantise (m, k) bf16 activations to fp8 with a static scale.
+
+    2 bytes read, 1 written per element.
+    """
     return copy_s(profile.kernels.elementwise, 3.0 * _array(m) * k)

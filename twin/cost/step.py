@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import exp, log
 
@@ -30,12 +30,14 @@ CONTEXT_NODES = tuple(float(round(2 ** (e / 2))) for e in range(0, 42))
 
 @dataclass(frozen=True)
 class HostCosts:
-    """Host seconds: per step, per sequence in a step, per request before its first token, per input token."""
+    """What a running engine adds to its kernels, see :class:`twin.spec.hardware.HostFit`."""
 
     step_s: float = 0.0
     sequence_s: float = 0.0
     request_s: float = 0.0
     input_token_s: float = 0.0
+    kernel_overlap_s: float = 0.0
+    compute_stretch: float = 1.0
 
     @classmethod
     def of(cls, profile: HardwareProfile) -> HostCosts:
@@ -43,7 +45,7 @@ class HostCosts:
         host = profile.host
         if host is None:
             return cls()
-        return cls(host.step_s.value, host.sequence_s.value, host.request_s.value, host.input_token_s.value)
+        return cls(*(getattr(host, field.name).value for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class StepModel:
         q, kv = self._heads * model.head_dim, self._kv_heads * model.head_dim
         inter, hidden = model.intermediate_size / tp, model.hidden_size
         gemms = [(q + 2 * kv, hidden), (hidden, q), (2 * inter, hidden), (hidden, inter)]
-        layer = sum((ops.gemm_s(profile, dtype, m, n, k) for n, k in gemms), np.zeros_like(m))
+        layer = sum((self._gemm(dtype, m, n, k) for n, k in gemms), np.zeros_like(m))
         # Norms read input and residual and write both; rotary rewrites q and k; the cache write copies k and v;
         # the activation reads gate and up. Quantisation is fused into norms and activation, not into attention.
         touched = [8 * hidden, 8 * hidden, 4 * (q + kv), 6 * kv, 6 * inter]
@@ -121,17 +123,25 @@ class StepModel:
         layer += sum((ops.elementwise_s(profile, m * size) for size in touched), np.zeros_like(m))
         if dtype == "fp8":
             layer += ops.fp8_quant_s(profile, m, q)
-        message = 2.0 * m * hidden
-        reduces = 2 * self._layers + 1 if tp > 1 else 0
-        return np.asarray(
-            (layer * self._layers + all_reduce_s(profile, tp, message) * reduces) * self._scale, dtype=np.float64
-        )
+        reduces = 2 if tp > 1 else 0
+        layer += reduces * all_reduce_s(profile, tp, 2.0 * m * hidden)
+        kernels = len(gemms) + len(touched) + (dtype == "fp8") + reduces + 1  # and one of attention
+        layer -= np.minimum(self.host.kernel_overlap_s * kernels, layer / 2)
+        return np.asarray(layer * self._layers * self._scale, dtype=np.float64)
+
+    def _gemm(self, dtype: Precision, m: Floats, n: float, k: float) -> Floats:
+        """A matrix product; its compute-bound share takes longer in a running engine, where power limits the clock."""
+        kernel = ops.gemm_kernel(self._profile, dtype)
+        flops, moved = ops.gemm_work(dtype, m, n, k)
+        compute_s, memory_s = flops / kernel.flops_per_s.value, moved / kernel.bytes_per_s.value
+        stretch = 1.0 + (self.host.compute_stretch - 1.0) * compute_s / (compute_s + memory_s)
+        return ops.gemm_s(self._profile, dtype, m, n, k) * stretch
 
     def _head(self, rows: Floats) -> Floats:
         """Seconds to turn 0 … rows sampled positions into tokens: head, gather of the logits, softmax in fp32."""
         model, profile, tp = self._model, self._profile, self._layout.tensor_parallel_size
         at = np.maximum(rows, 1.0)
-        vocab = model.vocab_size
+        vocab = model.padded_vocab_size
         seconds = ops.gemm_s(profile, "bf16", at, vocab / tp, model.hidden_size)
         seconds = seconds + 2 * ops.elementwise_s(profile, at * vocab * 6)
         if tp > 1:
@@ -146,7 +156,7 @@ class StepModel:
         seconds = ops.prefill_batch_s(
             self._profile, self._layout.kv, t, t * s / 2, (t + s) / 2, self._heads, self._kv_heads, self._model.head_dim
         )
-        table = np.log(seconds * self._layers * self._scale)
+        table = np.log(seconds * self._layers * self._scale * self.host.compute_stretch)
         return np.log(tokens).tolist(), np.log(span).tolist(), table.tolist()
 
     def prefill_attention_s(self, chunks: Sequence[tuple[object, int, int]]) -> float:

@@ -1,7 +1,7 @@
 """Multilinear interpolation on a grid whose axes are logarithmic: what corrects the physics of each kernel.
 
-A table holds log(measured / roofline) at nodes. Outside its axes the nearest node holds, so far away only the physics
-of the roofline extrapolates.
+A table holds log(measured / roofline) at nodes. Outside its axes the nearest node holds, so far away only
+the physics of the roofline extrapolates.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def interpolate(log_axes: Sequence[Floats], values: Floats, coords: Sequence[Arr
         if x.size == 1:
             cell, place = locate(x.reshape(()), axis)
             low, high = values.take(int(cell), axis=position), values.take(int(cell) + 1, axis=position)
-            values = low + (high - low) * float(place)
+            values = np.asarray(low + (high - low) * float(place), dtype=np.float64)
         else:
             kept_axes.append(axis)
             kept.append(x)
@@ -59,7 +59,10 @@ def interpolate(log_axes: Sequence[Floats], values: Floats, coords: Sequence[Arr
 
 
 def _blend(axes: Sequence[Floats], values: Floats, logs: Sequence[Floats]) -> Floats:
-    """The table at arrays of logarithms, one per axis. An axis of two nodes is a blend of two smaller tables."""
+    """The table at arrays of logarithms, one per axis.
+
+    An axis of two nodes is a blend of two smaller tables.
+    """
     if not axes:
         return values
     if len(axes) == 1:
@@ -68,7 +71,11 @@ def _blend(axes: Sequence[Floats], values: Floats, logs: Sequence[Floats]) -> Fl
         if len(axis) == 2:
             rest = [i for i in range(len(axes)) if i != position]
             low, high = (
-                _blend([axes[i] for i in rest], values.take(end, axis=position), [logs[i] for i in rest])
+                _blend(
+                    [axes[i] for i in rest],
+                    np.asarray(values.take(end, axis=position), dtype=np.float64),
+                    [logs[i] for i in rest],
+                )
                 for end in (0, 1)
             )
             return low + (high - low) * locate(logs[position], axis)[1]

@@ -1,13 +1,15 @@
 """Hardware profiles: facts of an accelerator and its fitted kernels, one YAML each under ``hwprofiles/``.
 
-A profile knows no model. Kernels are a roofline times a table of corrections (see :mod:`twin.cost.tables`); every
-coefficient says where it comes from, and every kernel carries the error it had on shapes it was not fitted to.
+A profile knows no model. Kernels are a roofline times a table of corrections (see :mod:`twin.cost.tables`);
+every coefficient says where it comes from, and every kernel carries the error it had on shapes it was not
+fitted to.
 """
 
 from __future__ import annotations
 
 import hashlib
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +31,10 @@ class Flops(Frozen):
 
 
 class Facts(Frozen):
-    """What the device is. ``memory_bytes`` is the total that the device reports where known, else the datasheet's."""
+    """What the device is.
+
+    ``memory_bytes`` is the total that the device reports where known, else the datasheet's.
+    """
 
     memory_bytes: Estimate
     mem_bw_bytes_per_s: Estimate
@@ -70,7 +75,7 @@ class Table(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Table:
         for name, nodes in self.axes.items():
-            if len(nodes) < 2 or nodes[0] <= 0 or any(b <= a for a, b in zip(nodes, nodes[1:], strict=False)):
+            if len(nodes) < 2 or nodes[0] <= 0 or any(b <= a for a, b in pairwise(nodes)):
                 raise ValueError(f"axis {name!r} needs two or more positive, rising nodes")
         want = int(np.prod([len(nodes) for nodes in self.axes.values()]))
         if self._flat.size != want:
@@ -96,7 +101,7 @@ class Table(Frozen):
             (np.asarray(coords[name]) >= nodes[0]) & (np.asarray(coords[name]) <= nodes[-1])
             for name, nodes in self.axes.items()
         ]
-        return np.logical_and.reduce(np.broadcast_arrays(*inside))
+        return np.asarray(np.logical_and.reduce(np.broadcast_arrays(*inside)), dtype=np.bool_)
 
 
 class Kernel(Frozen):
@@ -120,35 +125,45 @@ class Attention(Frozen):
 
 
 class Copy(Frozen):
-    """Element-wise kernels: seconds = launch + bytes / bandwidth (p-norm), bytes read and written."""
+    """Element-wise kernels: p-norm(launch, bytes / bandwidth) times exp(table over bytes), bytes read and written.
+
+    The table is where caches show; a profile without own measurements has none.
+    """
 
     bytes_per_s: Estimate
     launch_s: Estimate
     p: Estimate
+    table: Table | None = None
     held_out: HeldOut | None = None
 
 
-class Collective(Frozen):
-    """All-reduce among ``num_gpus``: measured (message bytes, µs) points, interpolated log-log."""
+class Segment(Frozen):
+    """Message sizes that one algorithm serves, from its first point up to the next segment.
 
-    num_gpus: PositiveInt
-    backend: Literal["custom", "nccl"]
+    Measured (bytes, µs).
+    """
+
+    algorithm: str
     message_bytes: tuple[float, ...]
     us: tuple[float, ...]
-    held_out: HeldOut
-    provenance: Provenance
 
     @model_validator(mode="after")
-    def _check(self) -> Collective:
-        if len(self.message_bytes) != len(self.us) or len(self.us) < 2:
+    def _check(self) -> Segment:
+        sizes = self.message_bytes
+        if len(sizes) != len(self.us) or len(sizes) < 2:
             raise ValueError("message_bytes and us must be of one length, two or more")
-        if any(b <= a for a, b in zip(self.message_bytes, self.message_bytes[1:], strict=False)) or min(self.us) <= 0:
+        if any(b <= a for a, b in pairwise(sizes)) or min(self.us) <= 0:
             raise ValueError("message_bytes must rise and us be positive")
         return self
 
-    @cached_property
-    def log_points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return np.log(np.asarray(self.message_bytes)), np.log(np.asarray(self.us) * 1e-6)
+
+class Collective(Frozen):
+    """All-reduce among ``num_gpus`` of one node: segments in rising order, linear in bytes within each."""
+
+    num_gpus: PositiveInt
+    segments: tuple[Segment, ...]
+    held_out: HeldOut
+    provenance: Provenance
 
 
 class Kernels(Frozen):
@@ -160,16 +175,23 @@ class Kernels(Frozen):
 
 
 class HostFit(Frozen):
-    """What the host adds: per engine step, per sequence in it, per request before its first token, per input token.
+    """What a running engine adds to its kernels, fitted from whole runs.
 
-    ``tpot_error`` and ``ttft_error`` are relative standard deviations of whole runs from the model, on layouts the fit
-    had not seen where there are runs (``origin`` of the coefficients says so).
+    The host: seconds per step, per sequence in it, per request before its first token, per input token. The
+    device: ``kernel_overlap_s``, what a launch inside a CUDA graph hides under the kernel before it,
+    against kernels timed alone; ``compute_stretch``, how much longer compute-bound kernels take under the
+    sustained power limit.
+
+    ``tpot_error`` and ``ttft_error`` are the root mean square log errors of whole runs on layouts, or where
+    ``origin`` is assumed on GPUs, that the fit had not seen.
     """
 
     step_s: Estimate
     sequence_s: Estimate
     request_s: Estimate
     input_token_s: Estimate
+    kernel_overlap_s: Estimate
+    compute_stretch: Estimate
     tpot_error: float
     ttft_error: float
     source: str = ""
@@ -199,8 +221,8 @@ def profile_names() -> list[str]:
 def load_profile(name_or_path: str | Path) -> HardwareProfile:
     """A shipped profile by name, or one from a ``.yaml`` file.
 
-    Raises :class:`InputError` for an unknown name (with the nearest), an unreadable file, or content that is not a
-    profile (with file and field).
+    Raises :class:`InputError` for an unknown name (with the nearest), an unreadable file, or content that
+    is not a profile (with file and field).
     """
     text = str(name_or_path)
     path = Path(text)
@@ -224,7 +246,9 @@ def _load(path: Path, _stamp: int) -> HardwareProfile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line) from None
+        raise InputError(
+            f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"

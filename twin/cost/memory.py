@@ -1,0 +1,189 @@
+"""What fits on a GPU: vLLM's start-up accounting, from its settings to the number of KV blocks.
+
+KV bytes = total × gpu_memory_utilization − weights − peak activations − non-torch memory − CUDA graphs, on
+each GPU alike; blocks = KV bytes // bytes per block (vllm/v1/worker/gpu_worker.py,
+``determine_available_memory``; CUDA graphs count since 0.21). The constants are fitted to start-up logs of
+vLLM 0.19 on H100, which ``tests/cost/test_memory.py`` fits again, and checked on one of 0.31 on A100. Versions
+before 0.19 differ: the sampler of 0.11 took 2.5 times the memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+from twin.base import Estimate, Frozen, InfeasibleError, InputError
+from twin.spec.hardware import HardwareProfile
+from twin.spec.model import BF16_BYTES, ModelSpec
+
+GIB = 2**30
+FP32_BYTES = 4
+
+_LOGS = (
+    "vLLM 0.19.0 start-up logs on H100, github.com/llm-d-incubation/llm-d-planner accuracy/results/v0.19.0"
+)
+
+
+def _fitted(value: float, stderr: float, n: int) -> Estimate:
+    return Estimate(value=value, stderr=stderr, n=n, origin="fitted", source=_LOGS, date="2026-04")
+
+
+LOGITS_COPIES = _fitted(3.59, 0.04, 14)
+"""Peak of the sampler's trial run in multiples of fp32 logits: bf16 logits ½, fp32, probabilities, noise."""
+
+WORKSPACE_BYTES = _fitted(76 * 2**20, 20 * 2**20, 14)
+"""Whatever else PyTorch holds at its peak (cuBLAS and attention workspaces)."""
+
+CUDA_GRAPH_BYTES_PER_LAYER = _fitted(0.0223 * GIB, 0.002 * GIB, 16)
+"""All 51 piecewise and 51 full graphs; half as many graphs take half of it."""
+
+NON_TORCH_BYTES = {
+    1: _fitted(0.25 * GIB, 0.02 * GIB, 8),
+    2: _fitted(2.08 * GIB, 0.02 * GIB, 4),
+    4: _fitted(2.17 * GIB, 0.04 * GIB, 4),
+}
+"""By TP: kernels loaded on first use and, among GPUs, NCCL and the workspace of the fused all-reduce."""
+
+UNFUSED_NON_TORCH_BYTES = Estimate(
+    value=0.67 * GIB,
+    origin="assumed",
+    source="0.25 GiB as at TP 1, and 0.42 GiB that NCCL added at TP 2 on vLLM 0.11, before the all-reduce was "
+    "fused: github.com/llm-d-incubation/llm-d-planner@e50305a docs/empirical-vllm-memory-results.md",
+    date="2026-04",
+)
+"""Several GPUs without the fused all-reduce, which needs Hopper or later and NVLink."""
+
+_CAPTURE_LIMIT = 512  # vLLM captures graphs up to min(512, 2 · max_num_seqs) tokens
+
+
+class MemoryBudget(Frozen):
+    """Bytes on each GPU, as vLLM accounts for them at start-up; ``kv_bytes`` is negative if too much is asked."""
+
+    total_bytes: int
+    requested_bytes: int
+    weight_bytes: int
+    activation_bytes: int
+    non_torch_bytes: int
+    cuda_graph_bytes: int
+    kv_bytes: int
+    bytes_per_block: int
+    block_size: int
+    num_gpu_blocks: int
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that fit in the KV cache (vLLM's "GPU KV cache size")."""
+        return self.num_gpu_blocks * self.block_size
+
+    def shortage(self, max_model_len: int | None = None) -> str | None:
+        """Why vLLM would refuse to start, in one clause that groups alike cases; ``None`` if it starts.
+
+        ``max_model_len`` in tokens: one sequence of that length must fit (vLLM's ``check_enough_kv_cache``).
+        """
+        if self.weight_bytes > self.requested_bytes:
+            return "the weights do not fit in GPU memory"
+        if self.num_gpu_blocks < 1:
+            return "the weights leave no room for a KV cache"
+        if max_model_len is not None and math.ceil(max_model_len / self.block_size) > self.num_gpu_blocks:
+            return "the KV cache is smaller than one sequence of max_model_len"
+        return None
+
+    def require(self, max_model_len: int | None = None) -> MemoryBudget:
+        """Itself. Raises :class:`InfeasibleError`, with figures, where :meth:`shortage` finds a reason."""
+        reason = self.shortage(max_model_len)
+        if reason is None:
+            return self
+        asked = "" if max_model_len is None else f", {max_model_len} tokens asked for"
+        raise InfeasibleError(
+            f"{reason}: of {self.requested_bytes / GIB:.1f} GiB usable per GPU, weights take "
+            f"{self.weight_bytes / GIB:.1f} GiB and {max(0, self.kv_bytes) / GIB:.1f} GiB are left for KV "
+            f"({self.kv_tokens} tokens{asked})"
+        )
+
+
+def memory_budget(
+    model: ModelSpec,
+    profile: HardwareProfile,
+    *,
+    tensor_parallel_size: int = 1,
+    quantization: str | None = None,
+    kv_cache_dtype: str = "auto",
+    block_size: int = 16,
+    gpu_memory_utilization: float = 0.92,
+    max_num_batched_tokens: int = 8192,
+    max_num_seqs: int = 1024,
+) -> MemoryBudget:
+    """The memory of one GPU of a replica. Never raises for want of memory: see :meth:`MemoryBudget.require`.
+
+    Raises :class:`InputError` when the model cannot be sharded so, or for a utilization outside (0, 1].
+    """
+    model.check_tensor_parallel(tensor_parallel_size)
+    if not 0 < gpu_memory_utilization <= 1:
+        raise InputError(f"gpu_memory_utilization is above 0 and at most 1, not {gpu_memory_utilization}")
+    tp = tensor_parallel_size
+    total = int(profile.facts.memory_bytes.value)
+    requested = int(total * gpu_memory_utilization)
+    weights = model.weight_bytes(quantization, tp) + _rope_bytes(model)
+    activation = activation_bytes(model, tp, max_num_batched_tokens, max_num_seqs)
+    non_torch = non_torch_bytes(profile, tp)
+    graphs = cuda_graph_bytes(model, max_num_seqs)
+    kv = requested - weights - activation - non_torch - graphs
+    per_block = block_size * model.kv_bytes_per_token(kv_cache_dtype, tp)
+    return MemoryBudget(
+        total_bytes=total,
+        requested_bytes=requested,
+        weight_bytes=weights,
+        activation_bytes=activation,
+        non_torch_bytes=non_torch,
+        cuda_graph_bytes=graphs,
+        kv_bytes=kv,
+        bytes_per_block=per_block,
+        block_size=block_size,
+        num_gpu_blocks=max(0, kv // per_block),
+    )
+
+
+def activation_bytes(model: ModelSpec, tp: int, max_num_batched_tokens: int, max_num_seqs: int) -> int:
+    """PyTorch's peak in vLLM's profile run: the widest point of a layer, or the sampler's trial run if larger.
+
+    A layer holds the residual, its normed copy and the attention output (hidden each), and the MLP's gate, up
+    and product (intermediate / TP each). The trial run samples for ``max_num_seqs`` requests over the whole
+    vocabulary, gathered from all GPUs, while the last hidden states of every token are still held.
+    """
+    tokens = max_num_batched_tokens
+    layer = tokens * BF16_BYTES * (3 * model.intermediate_size / tp + 3 * model.hidden_size)
+    sampled = min(max_num_seqs, tokens)
+    sampler = (
+        LOGITS_COPIES.value * sampled * model.vocab_size * FP32_BYTES
+        + tokens * BF16_BYTES * model.hidden_size
+    )
+    return int(max(layer, sampler) + WORKSPACE_BYTES.value)
+
+
+def non_torch_bytes(profile: HardwareProfile, tp: int) -> int:
+    """What the profile run allocates outside PyTorch; beyond the largest TP measured, as at that one."""
+    facts = profile.facts
+    hopper_with_nvlink = (
+        facts.flops.fp8 is not None and facts.intra_node_link_bytes_per_s.value > facts.pcie_bytes_per_s.value
+    )
+    if tp > 1 and not hopper_with_nvlink:
+        return int(UNFUSED_NON_TORCH_BYTES.value)
+    measured = max(size for size in NON_TORCH_BYTES if size <= tp)
+    return int(NON_TORCH_BYTES[measured].value)
+
+
+def cuda_graph_bytes(model: ModelSpec, max_num_seqs: int) -> int:
+    """What vLLM sets aside for CUDA graphs: piecewise up to twice ``max_num_seqs`` tokens, full up to it."""
+    captured = _num_captures(2 * max_num_seqs) + _num_captures(max_num_seqs)
+    share = captured / (2 * _num_captures(_CAPTURE_LIMIT))
+    return int(CUDA_GRAPH_BYTES_PER_LAYER.value * model.num_hidden_layers * share)
+
+
+def _num_captures(largest: int) -> int:
+    """How many of the sizes 1, 2, 4, 8, 16 … 256, 272 … 512 are at most ``largest``."""
+    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, _CAPTURE_LIMIT + 1, 16)]
+    return sum(size <= largest for size in sizes)
+
+
+def _rope_bytes(model: ModelSpec) -> int:
+    """One table of cosines and sines, shared by all layers, loaded with the weights."""
+    return model.max_position_embeddings * model.head_dim * BF16_BYTES
