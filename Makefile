@@ -28,7 +28,7 @@ test: $(VENV)/.dev lint
 	$(RUN)/pytest
 
 bench: $(VENV)/.dev
-	$(RUN)/python -m tests.bench
+	$(RUN)/pytest tests/bench --benchmark-only --benchmark-disable-gc -o addopts= -q
 
 clean:
 	rm -rf $(VENV) build dist runs bench.json

@@ -98,8 +98,8 @@ def _read(systems: Path, path: Path, columns: dict[str, str], optional: tuple[st
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(
-            f"{int(bad.sum())} rows hold a number that is not finite, or a latency that is not positive; the first is "
-            f"row {row} ({', '.join(f'{k}={v}' for k, v in table.iloc[row].items())})",
+            f"{int(bad.sum())} rows hold a number that is not finite, or a latency that is not positive; "
+            f"the first is row {row} ({', '.join(f'{k}={v}' for k, v in table.iloc[row].items())})",
             where=where,
         )
     table["seconds"] = table.pop("latency") * 1e-3
@@ -149,7 +149,7 @@ def _read_attention(systems: Path, gpu: str, file: str) -> pd.DataFrame:
 
 
 def read_decode(systems: Path, gpu: str) -> pd.DataFrame:
-    """``batch``, ``context`` (tokens in the cache with the new one), heads, ``head_dim``, ``kv``, ``seconds``."""
+    """``batch``, ``context`` (cached tokens, the new one too), heads, ``head_dim``, ``kv``, ``seconds``."""
     table = _read_attention(systems, gpu, "generation_attention_perf.parquet")
     table["context"] = table.pop("step") + 1
     return table.drop(columns="chunk")

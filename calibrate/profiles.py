@@ -14,15 +14,24 @@ from calibrate.facts import DEVICE, facts_of
 from calibrate.fit import Candidate, Observations, fit_kernel
 from calibrate.small import assumed_copy, fit_all_reduce, fit_copy
 from twin.base import Estimate, InputError, Provenance, unknown_name
-from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels, Precision
+from twin.spec.hardware import (
+    Attention,
+    Copy,
+    Facts,
+    HardwareProfile,
+    Kernel,
+    Kernels,
+    Precision,
+    load_profile,
+)
 
 NOTES = (
-    "Times are (launch + p-norm(FLOPs/rate, bytes/bandwidth)) * exp(table). Fits weigh relative errors; shapes that "
-    "serving does not use weigh 0.3. Held out: whole (n, k) pairs, whole head configurations, message sizes.",
-    "Serving shapes: GEMM m <= 8192 with one side a hidden size of 3584..16384 and the other >= 512; attention "
-    "with 4..64 heads, context 128..32k and <= 512 sequences, prompts >= 128 and <= 32k tokens; messages of "
-    "7 KiB..256 MiB.",
-    "Attention was measured with every sequence of one length, prefill with an empty cache; other cases extrapolate.",
+    "Times are (launch + p-norm(FLOPs/rate, bytes/bandwidth)) * exp(table). Fits weigh relative errors, and "
+    "shapes that serving does not use by 0.3. Held out: (n, k) pairs, head configurations, message sizes.",
+    "Serving shapes: GEMM m <= 8192 with one side a hidden size of 3584..16384 and the other >= 512; "
+    "attention with 4..64 heads, context 128..32k and <= 512 sequences, prompts >= 128 and <= 32k tokens; "
+    "messages of 7 KiB..256 MiB.",
+    "Attention was measured at one length per batch, prefill with an empty cache; the rest is extrapolated.",
     "Derived from kernel measurements of NVIDIA aiconfigurator-core (Apache-2.0).",
 )
 
@@ -130,6 +139,16 @@ def build_profile(
         ),
         fit_notes=NOTES,
     )
+
+
+def keep_host(profile: HardwareProfile, path: Path) -> HardwareProfile:
+    """The profile with the host section of the one at ``path``, if there is one.
+
+    Host times were fitted on top of the kernels of that time: fit them again when kernels have changed.
+    """
+    if not path.is_file():
+        return profile
+    return profile.model_copy(update={"host": load_profile(path).host})
 
 
 LINE = 600  # characters that a mapping may take on one line

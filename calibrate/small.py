@@ -36,8 +36,8 @@ SERVING_MESSAGE_BYTES = (3584 * 2, 8192 * 16384 * 2)
 
 COPY_AXES: Axes = {"bytes": tuple(2.0**i for i in range(7, 34))}
 
-# Where vLLM's own all-reduce changes from every GPU reading all others to reduce-scatter and all-gather, and where
-# it leaves the message to NCCL (csrc/custom_all_reduce.cuh, custom_all_reduce.py).
+# Where vLLM's own all-reduce changes from every GPU reading all others to reduce-scatter and all-gather, and
+# where it leaves the message to NCCL (csrc/custom_all_reduce.cuh, custom_all_reduce.py).
 TWO_STAGE_FROM_BYTES = {4: 512 * 1024, 8: 256 * 1024}
 NCCL_FROM_BYTES = 8 * 2**20
 

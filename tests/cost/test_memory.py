@@ -95,8 +95,8 @@ def test_predicts_what_vllm_logged(row: dict[str, str], h100: HardwareProfile) -
 def test_predicts_a_later_version_on_another_gpu() -> None:
     """Never fitted to: vLLM 0.31 on an A100 80GB with its own defaults logged 460,496 tokens at 0.92.
 
-    Source: a public course notebook of 2026-10-06 with the start-up log: weights 15.0 GiB, consumed 15.26 GiB, peak
-    activation and CUDA graphs 1.44 GiB, KV 56.21 GiB.
+    Source: a public start-up log of 2026-10-06: weights 15.0 GiB, consumed 15.26 GiB, peak activation with
+    CUDA graphs 1.44 GiB, KV 56.21 GiB of 79.25 GiB.
     """
     budget = memory_budget(
         load_model("Llama-3.1-8B-Instruct"),

@@ -88,6 +88,8 @@ def _run(arguments: list[str], current: Session) -> int:
     except TwinError as error:
         return _fail(error, current)
     except typer.TyperException as error:
+        if not error.format_message().strip():  # a group without its command: its help is on stdout already
+            return error.exit_code
         return _fail(_usage_error(error), current)
     except typer.Abort:
         return 130
@@ -126,7 +128,7 @@ def _usage_error(error: typer.TyperException) -> InputError:
     )
     message = error.message if near[0] else error.format_message()
     return InputError(
-        message.rstrip("."),
+        message.rstrip(".").replace("Value error, ", ""),
         where=context.command_path if context else None,
         nearest=near[0],
         allowed=commands,

@@ -42,7 +42,9 @@ class Replica:
 
     def _wake(self, at: float, callback: Callable[[Event], None]) -> None:
         self._end = at
-        event = Timeout(self.env, max(at - self.env.now, 0.0))
+        env = self.env
+        delay = at - env.now
+        event = Timeout(env, delay if delay > 0.0 else 0.0)
         event.callbacks.append(callback)
         self._pending = event
 
@@ -50,18 +52,28 @@ class Replica:
         self._begin(self._end)
 
     def _settle(self, event: Event) -> None:
-        if event is not self._pending:
-            return  # this leap was cut; a nearer event has replaced it
+        if event is self._pending:  # otherwise this leap was cut, and a nearer event has replaced it
+            self._finish()
+            self._begin(self._end)
+
+    def _finish(self) -> None:
         done = self.engine.end()
         if done:
             self.load -= len(done)
             if self._on_finish is not None:
                 for request in done:
                     self._on_finish(request)
-        self._begin(self._end)
 
     def _begin(self, now: float) -> None:
-        end = self.engine.begin(now)
+        """Begin the next step or leap. As long as nothing else happens before it ends, settle it and go on: the queue
+        would only hand the event straight back."""
+        engine, env = self.engine, self.env
+        end = engine.begin(now)
+        if self._on_finish is None:
+            while end is not None and end < env.peek():
+                self._end = end
+                self._finish()
+                end = engine.begin(end)
         self._busy = end is not None
         if end is None:
             self._pending = None

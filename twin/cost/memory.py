@@ -3,8 +3,8 @@
 KV bytes = total × gpu_memory_utilization − weights − peak activations − non-torch memory − CUDA graphs, on
 each GPU alike; blocks = KV bytes // bytes per block (vllm/v1/worker/gpu_worker.py,
 ``determine_available_memory``; CUDA graphs count since 0.21). The constants are fitted to start-up logs of
-vLLM 0.19 on H100, which ``tests/cost/test_memory.py`` fits again, and checked on one of 0.31 on A100. Versions
-before 0.19 differ: the sampler of 0.11 took 2.5 times the memory.
+vLLM 0.19 on H100, which ``tests/cost/test_memory.py`` fits again, and checked on one of 0.31 on A100.
+Versions before 0.19 differ: the sampler of 0.11 took 2.5 times the memory.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ NON_TORCH_BYTES = {
 UNFUSED_NON_TORCH_BYTES = Estimate(
     value=0.67 * GIB,
     origin="assumed",
-    source="0.25 GiB as at TP 1, and 0.42 GiB that NCCL added at TP 2 on vLLM 0.11, before the all-reduce was "
-    "fused: github.com/llm-d-incubation/llm-d-planner@e50305a docs/empirical-vllm-memory-results.md",
+    source="0.25 GiB as at TP 1, and 0.42 GiB that NCCL added at TP 2 on vLLM 0.11, before the all-reduce "
+    "was fused: github.com/llm-d-incubation/llm-d-planner@e50305a docs/empirical-vllm-memory-results.md",
     date="2026-04",
 )
 """Several GPUs without the fused all-reduce, which needs Hopper or later and NVLink."""
@@ -56,7 +56,7 @@ _CAPTURE_LIMIT = 512  # vLLM captures graphs up to min(512, 2 · max_num_seqs) t
 
 
 class MemoryBudget(Frozen):
-    """Bytes on each GPU, as vLLM accounts for them at start-up; ``kv_bytes`` is negative if too much is asked."""
+    """Bytes on each GPU, as vLLM accounts for them at start-up; ``kv_bytes`` may be negative."""
 
     total_bytes: int
     requested_bytes: int
@@ -143,7 +143,7 @@ def memory_budget(
 
 
 def activation_bytes(model: ModelSpec, tp: int, max_num_batched_tokens: int, max_num_seqs: int) -> int:
-    """PyTorch's peak in vLLM's profile run: the widest point of a layer, or the sampler's trial run if larger.
+    """PyTorch's peak in vLLM's profile run: the widest point of a layer, or the sampler's trial run.
 
     A layer holds the residual, its normed copy and the attention output (hidden each), and the MLP's gate, up
     and product (intermediate / TP each). The trial run samples for ``max_num_seqs`` requests over the whole

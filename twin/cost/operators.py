@@ -1,4 +1,4 @@
-"""Seconds of each GPU kernel, from a profile's fits. Pure and vectorised; sizes are per GPU, after TP sharding.
+"""Seconds of each GPU kernel, from a profile's fits. Pure, vectorised; sizes are per GPU, after sharding.
 
 Every kernel is ``(launch + p-norm(FLOPs / rate, bytes / bandwidth)) · exp(table)``. The table is
 multilinear in the logarithms of the sizes and constant beyond its edges, so outside the measured range the
@@ -84,7 +84,7 @@ def gemm_in_range(
 def _pick(
     fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: Precision, head_dim: int
 ) -> Kernel:
-    """The kernel measured at this KV precision and the nearest head size (work still scales with the true one)."""
+    """The kernel measured at this KV precision and the nearest head size; work scales with the true one."""
     same = [fit for fit in fits if fit.kv == kv]
     if not same:
         raise InputError(
@@ -123,7 +123,7 @@ def decode_attention_s(
     num_kv_heads: int,
     head_dim: int,
 ) -> Floats:
-    """Seconds of decode attention in one layer: ``batch`` sequences whose caches hold ``mean_context`` tokens each.
+    """Seconds of decode attention in one layer: ``batch`` sequences of ``mean_context`` cached tokens.
 
     The new token counts as part of the context. A mixed batch is priced at its mean: the kernel splits long
     caches, so bytes decide.
@@ -220,7 +220,7 @@ def prefill_attention_s(
     *,
     batch: ArrayLike = 1,
 ) -> Floats:
-    """Seconds of one layer's attention over ``batch`` equal chunks, each after ``context`` tokens in the cache.
+    """Seconds of one layer's attention over ``batch`` equal chunks, each after ``context`` cached tokens.
 
     Only context 0 is measured; with context the FLOPs (chunk·context + chunk²/2) and bytes grow as physics
     says.
@@ -241,7 +241,7 @@ def prefill_in_range(
     num_kv_heads: int,
     head_dim: int,
 ) -> NDArray[np.bool_]:
-    """Inside the measured rows, spans and heads (chunks after a context count as the prompt of equal span)."""
+    """Inside the measured rows, spans and heads; a chunk after a context counts as the prompt of its span."""
     table = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim).table
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.prefill_attention)
     rows, _ = prefill_coords(tokens, pairs, num_heads)
@@ -261,7 +261,7 @@ def copy_s(copy: Copy, bytes_moved: ArrayLike) -> Floats:
 
 
 def elementwise_s(profile: HardwareProfile, bytes_moved: ArrayLike) -> Floats:
-    """Seconds of one element-wise kernel (norm, activation, rotary, …) that reads and writes ``bytes_moved`` in all."""
+    """Seconds of one element-wise kernel (norm, activation) that reads and writes ``bytes_moved`` in all."""
     return copy_s(profile.kernels.elementwise, bytes_moved)
 
 

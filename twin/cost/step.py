@@ -24,7 +24,7 @@ from twin.spec.model import ModelSpec
 
 Floats = NDArray[np.float64]
 
-CONTEXT_NODES = tuple(float(round(2 ** (e / 2))) for e in range(0, 42))
+CONTEXT_NODES = (1.0, 2.0, *(float(round(2 ** (e / 2))) for e in range(3, 42)))
 """Mean contexts at which decode attention is evaluated: half-octaves from 1 to 1.5 M tokens."""
 
 

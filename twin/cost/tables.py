@@ -38,7 +38,7 @@ def corners(axes: Sequence[Floats], coords: Sequence[Floats]) -> tuple[NDArray[n
 
 
 def interpolate(log_axes: Sequence[Floats], values: Floats, coords: Sequence[ArrayLike]) -> Floats:
-    """The table at the broadcast of ``coords`` (linear units, positive). Scalar coordinates are collapsed first.
+    """The table at the broadcast of ``coords`` (linear units, positive); scalars are collapsed first.
 
     With one array left over this is a single ``np.interp``, which is what makes a sweep over ``m`` cheap.
     """

@@ -69,6 +69,10 @@ class DecodeGroup:
             heappop(ends)
         return ends[0][0] - self.step
 
+    def blocks_needed_now(self) -> int:
+        """New blocks that the next step takes."""
+        return self._need[self.step % self._block_size]
+
     def blocks_needed(self, steps: int) -> int:
         """New blocks that the next ``steps`` steps take."""
         size = self._block_size

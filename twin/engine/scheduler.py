@@ -93,7 +93,7 @@ class Scheduler:
         if self.prefills or not group.n or group.n > self.config.max_num_batched_tokens:
             return 0
         free = self.kv.free
-        if self.waiting and not self._head_is_blocked(free - group.blocks_needed(1)):
+        if self.waiting and not (self.blocked and self._head_is_blocked(free - group.blocks_needed_now())):
             return 0
         steps = group.steps_to_first_end()
         if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
@@ -102,8 +102,11 @@ class Scheduler:
 
     def take_leap(self, steps: int) -> list[Request]:
         """Do ``steps`` decode steps; returns the requests that finish with the last."""
-        self.kv.take(self.decodes.blocks_needed(steps))
-        done = self.decodes.advance(steps)
+        group = self.decodes
+        needed = group.blocks_needed(steps)
+        if needed:
+            self.kv.take(needed)
+        done = group.advance(steps)
         for request in done:
             self._finish(request)
         return done
@@ -155,7 +158,7 @@ class Scheduler:
             return True
         budget = self.config.max_num_batched_tokens - self.decodes.n
         request = self.waiting[0]
-        hits = self.kv.find_hits(request)
+        hits = self.kv.find_hits(request) if request.keys else []
         chunk = self._chunk(request.num_tokens - len(hits) * self.config.block_size, budget)
         return chunk == 0 or self._blocks_to_admit(request, hits, chunk) > free
 
@@ -172,13 +175,14 @@ class Scheduler:
         kv = self.kv
         tokens = request.num_tokens if self.config.scheduler_reserve_full_isl else len(hits) * kv.block_size + chunk
         reserve = self._watermark_blocks if self.running else 0
-        return kv.blocks_for(tokens) - len(hits) + kv.idle_among(hits) + reserve
+        blocks = -(-tokens // kv.block_size) + reserve
+        return blocks - len(hits) + kv.idle_among(hits) if hits else blocks
 
     def _run_all(self) -> SchedulerOutput | None:
         """Serve every running request in full, or None when tokens or blocks are too short for that."""
         group, kv = self.decodes, self.kv
         budget = self.config.max_num_batched_tokens - group.n
-        blocks = group.blocks_needed(1)
+        needed_now = blocks = group.blocks_needed_now()
         grants: list[tuple[Request, int]] = []
         for request in self.prefills:
             chunk = self._chunk(request.num_tokens - request.num_computed_tokens, budget)
@@ -190,8 +194,8 @@ class Scheduler:
         if budget < 0 or blocks > kv.free:
             return None
         output = SchedulerOutput(group.n, group.context)
-        if group.n:
-            kv.take(group.blocks_needed(1))
+        if needed_now:
+            kv.take(needed_now)
         for request, chunk in grants:
             if chunk:
                 self._grant(output, request, chunk)

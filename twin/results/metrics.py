@@ -159,11 +159,14 @@ def _occupancy(sim: Simulated, duration: float) -> dict[str, float]:
 
 def load_state(sim: Simulated) -> str:
     """``overloaded``: the backlog grows over the last half of the arrivals; ``backlogged``: a queue of ten or more built
-    up and drained; ``stable``: neither. Decided on the time means of waiting requests per quarter of the arrivals."""
+    up and drained; ``stable``: neither. Decided on the time means of waiting requests per quarter of the arrivals; where
+    all arrive within a twentieth of the time they take, there is no trend and the queue is a backlog.
+    """
     last = max(request.queued_s for request in sim.requests)
+    at_once = last < 0.05 * max(request.finished_s for request in sim.requests)
     worst = "stable"
     for log in sim.logs:
-        if not len(log) or last <= 0.0:
+        if not len(log):
             continue
         waiting = log[:, LOG_COLUMNS.index("num_waiting")]
         end, seconds = log[:, 1], log[:, 1] - log[:, 0]
@@ -171,7 +174,7 @@ def load_state(sim: Simulated) -> str:
             float(np.average(waiting[at], weights=seconds[at])) if (at := _between(end, a * last, b * last)).any() else 0.0
             for a, b in ((0.5, 0.75), (0.75, 1.0))
         )
-        if fourth > max(10.0, 1.2 * third):
+        if fourth > max(10.0, 1.2 * third) and not at_once:
             return "overloaded"
         if waiting.max() >= 10:
             worst = "backlogged"

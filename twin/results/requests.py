@@ -36,7 +36,7 @@ class RequestTable:
 
     @classmethod
     def of(cls, requests: Sequence[Request]) -> RequestTable:
-        return cls(np.array(list(map(attrgetter(*COLUMNS), requests)), dtype=np.float64).reshape(-1, len(COLUMNS)))
+        return cls(np.array([list(map(attrgetter(name), requests)) for name in COLUMNS], dtype=np.float64).T)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -62,7 +62,7 @@ class HeldOut(Frozen):
 
 
 class Table(Frozen):
-    """Corrections on a grid: ``milli_log`` is 1000 · log(measured / roofline), row-major in the order of ``axes``.
+    """Corrections on a grid: ``milli_log`` is 1000 · log(measured / roofline), row-major in ``axes``' order.
 
     One text row per node of the first axis. ``stderr`` is the typical standard error of an entry (in log).
     """
@@ -125,7 +125,7 @@ class Attention(Frozen):
 
 
 class Copy(Frozen):
-    """Element-wise kernels: p-norm(launch, bytes / bandwidth) times exp(table over bytes), bytes read and written.
+    """Element-wise kernels: p-norm(launch, bytes / bandwidth) times exp(table over bytes moved).
 
     The table is where caches show; a profile without own measurements has none.
     """

@@ -167,7 +167,7 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     """A shipped model by name (with or without organisation and ``-Instruct``), or from a ``config.json``.
 
     A path is a ``config.json`` or the folder that holds one. Raises :class:`InputError` for an unknown name
-    (with the nearest), an unreadable file, or an architecture that is not modelled (with what to give instead).
+    (with the nearest), an unreadable file, or an architecture not modelled, with what to give instead.
     """
     text = str(name_or_path)
     path = Path(text)

@@ -77,7 +77,7 @@ def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile)
     tokens = max(MAX_NUM_BATCHED_TOKENS, run.concurrency)
     blocks = run.num_gpu_blocks
     if blocks is None:
-        blocks = memory_budget(
+        budget = memory_budget(
             model,
             profile,
             tensor_parallel_size=layout.tensor_parallel_size,
@@ -87,7 +87,8 @@ def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile)
             gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
             max_num_batched_tokens=tokens,
             max_num_seqs=run.concurrency,
-        ).num_gpu_blocks
+        )
+        blocks = budget.require(max_model_len).num_gpu_blocks
     return EngineConfig(
         num_gpu_blocks=blocks,
         max_num_seqs=run.concurrency,

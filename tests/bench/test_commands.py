@@ -1,0 +1,50 @@
+"""Speed and accuracy of whole commands."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TWIN = ROOT / ".venv" / "bin" / "twin"
+
+
+def run(*arguments: object) -> tuple[float, bytes]:
+    """Wall seconds and stdout of a ``twin`` command that must succeed."""
+    start = time.perf_counter()
+    done = subprocess.run([TWIN, *map(str, arguments)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return time.perf_counter() - start, done.stdout
+
+
+def test_help(benchmark, figure) -> None:
+    benchmark.pedantic(run, args=("--help",), rounds=1)
+    figure("twin --help", statistics.median(run("--help")[0] for _ in range(7)), "s", at_most=0.5)
+
+
+def test_plan(benchmark, figure, shared: Path, tmp_path: Path) -> None:
+    trace = shared / "traces" / "AzureLLMInferenceTrace_conv.csv"
+    seconds, out = benchmark.pedantic(
+        run,
+        args=(
+            "plan", "--traffic", trace, "--model", "Qwen/Qwen3-32B", "--budget", "120k/month", "--ttft", "p90:1s",
+            "--tpot", "p90:50ms", "--max-model-len", "16384", "--format", "json", "--out", tmp_path,
+        ),
+        rounds=1,
+    )  # fmt: skip
+    plan = json.loads(out)
+    figure("plan for the Azure conversation trace, five GPU types", seconds, "s", at_most=60)
+    figure("configurations screened after memory pruning", plan["screened"], "", at_least=1000)
+
+
+def test_validate(benchmark, figure, shared: Path, tmp_path: Path) -> None:
+    table = shared / "groundtruth" / "inferencex_vllm_dev.csv"
+    arguments = ("validate", table, "--out", tmp_path / "pred.csv", "--format", "json")
+    seconds, out = benchmark.pedantic(run, args=arguments, rounds=1)
+    overall = next(row for row in json.loads(out)["errors"] if row["system"] == "all" and not row["saturated"])
+    figure("TPOT MAPE, dense rows away from saturation", 100 * overall["tpot_mape"], "%", at_most=5)
+    figure("TTFT MAPE, dense rows away from saturation", 100 * overall["ttft_mape"], "%", at_most=12)
+    figure("validate the development table", seconds, "s", at_most=60)

@@ -1,0 +1,89 @@
+"""``twin simulate``: what a deployment does under its traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twin.cli.common import Format, emit, note
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="Scenario (YAML).", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field, e.g. engine.max_num_seqs=512.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the traffic; the scenario's unless given.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder that the run folder is made in.")] = Path("runs"),
+    fmt: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.table,
+) -> None:
+    """Replay a scenario's traffic through its deployment and say how it does, with vllm bench serve's names."""
+    from twin.cluster.deploy import run_scenario
+    from twin.results.metrics import METRICS, summarize
+    from twin.results.money import usd_per_month, usd_per_mtok
+    from twin.results.requests import RequestTable
+    from twin.results.run import MODELLED_VLLM, write_run
+    from twin.spec.prices import load_price_book
+    from twin.spec.scenario import load_scenario
+
+    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    question = load_scenario(scenario, changes)
+    price = load_price_book(None).price(question.deployment.gpu, question.price)
+    simulated = run_scenario(question)
+    summary = summarize(simulated, question.slo.request_bounds_s())
+    hourly = question.deployment.num_gpus * price.value
+    payload: dict[str, object] = {
+        "scenario": question.name,
+        "model": question.model,
+        "deployment": question.deployment.model_dump(mode="json"),
+        "vllm_version_modelled": MODELLED_VLLM,
+        "num_gpus": question.deployment.num_gpus,
+        "usd_per_hour": hourly,
+        "usd_per_month": usd_per_month(hourly),
+        "usd_per_mtok": usd_per_mtok(hourly, float(str(summary["output_throughput"]))),
+        **summary,
+        "seed": question.seed,
+    }
+    folder = write_run(
+        out,
+        question.name,
+        scenario_yaml=question.to_yaml(),
+        manifest={"seed": question.seed, "profiles": {question.profile.name: question.profile.digest()}},
+        documents={"summary.json": payload},
+        requests=RequestTable.of(simulated.requests),
+    )
+    note(f"run folder: {folder}")
+    units = {metric.name: metric.unit for metric in METRICS}
+    rows = [{"metric": key, "value": value} for key, value in payload.items() if not isinstance(value, dict)]
+    emit(payload, fmt=fmt, table=lambda: _table(payload, units), rows=rows)
+
+
+def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    where = payload["deployment"]
+    assert isinstance(where, dict)
+    head = (
+        f"{payload['scenario']}: {payload['model']} on {where['replicas']} × {where['gpu']} TP"
+        f" {where['tensor_parallel_size']}, {payload['completed']} requests, {payload['load']}"
+    )
+    latency = Table(title=head, title_justify="left")
+    for name in ("ms", "mean", "p50", "p90", "p95", "p99", "max"):
+        latency.add_column(name, justify="left" if name == "ms" else "right")
+    for metric in ("ttft", "tpot", "itl", "e2el", "queue"):
+        values = [payload[f"{statistic}_{metric}_ms"] for statistic in ("mean", "p50", "p90", "p95", "p99", "max")]
+        latency.add_row(metric.upper(), *("–" if v is None else f"{float(str(v)):,.1f}" for v in values))
+    rest = Table(show_header=False)
+    for name in ("request_throughput", "output_throughput", "request_goodput", "slo_attainment", "mean_num_running",
+                 "max_num_waiting", "mean_kv_cache_usage", "peak_kv_cache_usage", "busy", "num_preemptions",
+                 "prefix_cache_hit_rate"):  # fmt: skip
+        value = float(str(payload[name]))
+        rest.add_row(name, f"{value:.1%}" if units[name] == "share" else f"{value:,.2f} {units[name]}")
+    rest.add_row("cost", f"${payload['usd_per_hour']:,.2f}/h, ${payload['usd_per_mtok']:,.2f} per Mtok of output")
+    return Group(latency, rest, "Times are on the server clock: network time is not in them.")

@@ -1,0 +1,139 @@
+"""An option as the plan's JSON shows it: what runs, what it costs, what it does, and how far that can be trusted."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+
+from twin.base import Estimate
+from twin.cost import operators as ops
+from twin.cost.collectives import all_reduce_in_range
+from twin.engine.scheduler import EngineConfig
+from twin.plan.evaluate import Outcome
+from twin.plan.space import Candidate
+from twin.plan.workload import Workload
+from twin.results.money import usd_per_month, usd_per_mtok
+from twin.spec.hardware import HardwareProfile
+from twin.spec.model import ModelSpec
+
+
+def vllm_command(
+    model: str, candidate: Candidate, config: EngineConfig, gpu_memory_utilization: float
+) -> str:
+    """The command that starts one replica; the router in front of several is the user's."""
+    words = ["vllm", "serve", model, "--tensor-parallel-size", str(candidate.tensor_parallel_size)]
+    if candidate.quantization:
+        words += ["--quantization", candidate.quantization]
+    if candidate.kv_cache_dtype != "auto":
+        words += ["--kv-cache-dtype", candidate.kv_cache_dtype]
+    words += ["--max-num-seqs", str(config.max_num_seqs)]
+    words += ["--max-num-batched-tokens", str(config.max_num_batched_tokens)]
+    words += ["--max-model-len", str(config.max_model_len)]
+    words += ["--gpu-memory-utilization", f"{gpu_memory_utilization:g}"]
+    if not config.enable_prefix_caching:
+        words.append("--no-enable-prefix-caching")
+    return shlex.join(words)
+
+
+def option(
+    outcome: Outcome,
+    *,
+    model: ModelSpec,
+    model_name: str,
+    profile: HardwareProfile,
+    load: Workload,
+    price: Estimate,
+    gpu_memory_utilization: float,
+    names: tuple[str, ...] = (),
+) -> dict[str, object]:
+    """INTERFACE.md's option object of an outcome on the whole trace."""
+    candidate, config, hourly = outcome.candidate, outcome.deployment.config, outcome.usd_per_hour
+    trusted = extrapolations(model, profile, candidate, outcome, load)
+    return {
+        "id": candidate.id,
+        "name": names[0] if names else None,
+        "names": list(names),
+        "gpu": candidate.gpu,
+        "num_gpus": candidate.num_gpus,
+        "tensor_parallel_size": candidate.tensor_parallel_size,
+        "pipeline_parallel_size": 1,
+        "replicas": candidate.replicas,
+        "routing": outcome.deployment.routing,
+        "quantization": candidate.quantization,
+        "kv_cache_dtype": candidate.kv_cache_dtype,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
+        "max_model_len": config.max_model_len,
+        "num_gpu_blocks": config.num_gpu_blocks,
+        "usd_per_hour": hourly,
+        "usd_per_month": usd_per_month(hourly),
+        "usd_per_mtok": usd_per_mtok(hourly, float(str(outcome.summary["output_throughput"]))),
+        "usd_per_gpu_hour": price.model_dump(mode="json"),
+        "metrics": outcome.summary,
+        "bounds": [
+            {
+                "metric": b.metric,
+                "quantile": b.quantile,
+                "seconds": b.seconds,
+                "worst_s": value,
+                "busiest_s": busiest,
+            }
+            for b, value, busiest in zip(outcome.bounds, outcome.values_s, outcome.busiest_s, strict=True)
+        ],
+        "load": outcome.load,
+        "peak_utilisation": outcome.deployment.utilisation,
+        "slo_met": outcome.slo_met,
+        "calibrated": "outside" if trusted else "inside",
+        "outside_because": trusted,
+        "accuracy": accuracy(profile, candidate),
+        "vllm_command": vllm_command(model_name, candidate, config, gpu_memory_utilization),
+    }
+
+
+def extrapolations(
+    model: ModelSpec, profile: HardwareProfile, candidate: Candidate, outcome: Outcome, load: Workload
+) -> list[str]:
+    """Where the typical operating point lies outside what was measured; empty inside the calibrated range.
+
+    The point: the mean number of running requests per replica at their mean context, and a prompt of mean length.
+    """
+    layout, tp = candidate.layout, candidate.tensor_parallel_size
+    heads, kv_heads, dim = model.num_attention_heads // tp, model.kv_heads_per_gpu(tp), model.head_dim
+    running = max(float(str(outcome.summary["mean_num_running"])) / candidate.replicas, 1.0)
+    prompt = float(np.clip(load.prefill_tokens.mean(), 1, candidate.max_num_batched_tokens))
+    tokens = np.array([running, prompt])
+    q, kv, inter = heads * dim, kv_heads * dim, model.intermediate_size / tp
+    hidden = model.hidden_size
+    shapes = [(q + 2 * kv, hidden), (hidden, q), (2 * inter, hidden), (hidden, inter)]
+    inside = {
+        "matrix multiplications": all(
+            ops.gemm_in_range(profile, layout.weights, tokens, n, k).all() for n, k in shapes
+        ),
+        "decode attention": ops.decode_in_range(
+            profile, layout.kv, running, load.mean_context, heads, kv_heads, dim
+        ).all(),
+        "prefill attention": ops.prefill_in_range(
+            profile, layout.kv, prompt, prompt * prompt / 2, heads, kv_heads, dim
+        ).all(),
+        "all-reduce": all_reduce_in_range(profile, tp, 2.0 * tokens * hidden).all(),
+        "host time (none fitted: counted as 0)": profile.host is not None,
+    }
+    return [what for what, measured in inside.items() if not measured]
+
+
+def accuracy(profile: HardwareProfile, candidate: Candidate) -> Mapping[str, object]:
+    """The errors that the profile keeps: of its kernels on held-out serving shapes, and of whole runs from the model."""
+    layout, host = candidate.layout, profile.host
+    kernels = {
+        "gemm": profile.kernels.gemm[layout.weights],
+        "decode_attention": next(a.kernel for a in profile.kernels.decode_attention if a.kv == layout.kv),
+        "prefill_attention": next(a.kernel for a in profile.kernels.prefill_attention if a.kv == layout.kv),
+    }
+    return {
+        "tpot_error": host.tpot_error if host else None,
+        "ttft_error": host.ttft_error if host else None,
+        "host_origin": host.step_s.origin if host else None,
+        "kernel_mape": {name: kernel.held_out.serving.mape for name, kernel in kernels.items()},
+    }

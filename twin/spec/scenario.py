@@ -1,0 +1,194 @@
+"""A scenario in one YAML file: what is asked (traffic, promises, budget) and what runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, field_serializer, field_validator, model_validator
+
+from twin.base import Frozen, InputError
+from twin.spec.engine import EngineSettings
+from twin.spec.hardware import HardwareProfile, load_profile
+from twin.spec.model import ModelSpec, load_model
+from twin.spec.precision import KvCacheDtype, Quantization, check_precision
+from twin.spec.prices import PriceKind
+from twin.spec.slo import Budget, Slo
+from twin.spec.yaml import check, read_yaml
+from twin.traffic.flags import parse_rate_factor
+from twin.traffic.synthetic import SyntheticTraffic
+from twin.traffic.trace import TooLong
+
+Routing = Literal["round_robin", "least_loaded"]
+
+
+class Traffic(Frozen):
+    """Either a trace file or a recipe. ``rate`` multiplies its speed (``×2``)."""
+
+    trace: str | None = None
+    synthetic: SyntheticTraffic | None = None
+    rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    too_long: TooLong = "error"
+
+    @field_validator("rate", mode="before")
+    @classmethod
+    def _factor(cls, value: Any) -> Any:
+        try:
+            return parse_rate_factor(value) if isinstance(value, str) else value
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("--rate: ")) from None
+
+    @model_validator(mode="after")
+    def _one(self) -> Traffic:
+        if (self.trace is None) == (self.synthetic is None):
+            raise ValueError("give trace or synthetic, one of the two")
+        return self
+
+
+class Deployment(Frozen):
+    """Replicas of one kind; each is one vLLM engine on ``tensor_parallel_size`` GPUs."""
+
+    gpu: str
+    tensor_parallel_size: PositiveInt = 1
+    replicas: PositiveInt = 1
+    quantization: Quantization = None
+    kv_cache_dtype: KvCacheDtype = "auto"
+    routing: Routing = "round_robin"
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tensor_parallel_size * self.replicas
+
+
+class Client(Frozen):
+    """A closed loop: ``concurrency`` clients, each sending its next request when the last is done."""
+
+    concurrency: PositiveInt
+    num_prompts: PositiveInt
+
+
+class Scenario(Frozen):
+    """One question, complete: every default is in it once :meth:`resolved`."""
+
+    name: str = Field("scenario", pattern=r"^[\w.-]+$")
+    model: str
+    traffic: Traffic
+    deployment: Deployment
+    engine: EngineSettings = EngineSettings()
+    slo: Slo = Slo()
+    budget: Budget | None = None
+    price: PriceKind = "on_demand"
+    seed: NonNegativeInt = 0
+    client: Client | None = None
+
+    @field_serializer("budget", when_used="unless-none")
+    def _budget(self, budget: Budget) -> Any:
+        return budget.model_dump()
+
+    @cached_property
+    def model_spec(self) -> ModelSpec:
+        """Raises :class:`InputError` for an unknown model."""
+        return load_model(self.model)
+
+    @cached_property
+    def profile(self) -> HardwareProfile:
+        """Raises :class:`InputError` for an unknown GPU."""
+        return load_profile(self.deployment.gpu)
+
+    def resolved(self) -> Scenario:
+        """With vLLM's defaults filled in and every rule across fields checked.
+
+        Raises :class:`InputError`, at the field (``deployment.gpu``), for an unknown model or GPU, a layout
+        or precision that they cannot run, or engine settings that vLLM refuses.
+        """
+        deployment = self.deployment
+        with _field("model"):
+            model = self.model_spec
+        with _field("deployment.gpu"):
+            profile = self.profile
+        with _field("deployment.tensor_parallel_size"):
+            model.check_tensor_parallel(deployment.tensor_parallel_size)
+            _check_node(deployment, profile)
+        with _field(
+            "deployment.kv_cache_dtype" if deployment.quantization is None else "deployment.quantization"
+        ):
+            check_precision(
+                profile, quantization=deployment.quantization, kv_cache_dtype=deployment.kv_cache_dtype
+            )
+        with _field("engine"):
+            engine = self.engine.resolved(profile, model.max_position_embeddings)
+        return self.model_copy(update={"engine": engine})
+
+    def to_yaml(self, relative_to: Path | None = None) -> str:
+        """The scenario with every field, in the order of the class; reading it back gives the same scenario.
+
+        ``relative_to``: the folder that the text will stand in, so that files it names are found from there.
+        """
+        data = self.model_dump(mode="json")
+        if relative_to is not None:
+            _map_paths(data, lambda path: os.path.relpath(path, relative_to))
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def load_scenario(path: Path, overrides: Iterable[str] = ()) -> Scenario:
+    """The resolved scenario of a YAML file, with ``overrides`` such as ``engine.max_num_seqs=512`` applied.
+
+    Files named in it are found from the folder of the YAML file. Raises :class:`InputError` with file, line,
+    what is allowed and the nearest name.
+    """
+    document = read_yaml(path)
+    for override in overrides:
+        document.set(override)
+    document.data.setdefault("name", path.stem)
+    _map_paths(document.data, lambda name: os.path.normpath(path.parent / name))
+    scenario = check(document, Scenario)
+    try:
+        return scenario.resolved()
+    except InputError as error:
+        field = tuple((error.where or "").split("."))
+        known = field[0] in Scenario.model_fields
+        raise _moved(error, document.at(field)) if known else error from None
+
+
+def _map_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
+    """Apply ``change`` to every relative path in plain scenario data."""
+    traffic = data.get("traffic")
+    synthetic = traffic.get("synthetic") if isinstance(traffic, dict) else None
+    places: list[tuple[Any, str, bool]] = [
+        (traffic, "trace", True),
+        (synthetic, "lengths_from", True),
+        (data, "model", False),
+        (data.get("deployment"), "gpu", False),
+    ]
+    for section, key, always in places:
+        name = section.get(key) if isinstance(section, dict) else None
+        if (
+            isinstance(name, str)
+            and not os.path.isabs(name)
+            and (always or name.endswith((".json", ".yaml")))
+        ):
+            section[key] = str(change(name))
+
+
+def _check_node(deployment: Deployment, profile: HardwareProfile) -> None:
+    node = profile.facts.num_gpus_per_node
+    if deployment.tensor_parallel_size > node:
+        raise InputError(f"{deployment.tensor_parallel_size} GPUs are more than the {node} of a node")
+
+
+@contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Errors inside are about the field ``name``, unless they name a place themselves."""
+    try:
+        yield
+    except InputError as error:
+        raise _moved(error, error.where or name) from None
+
+
+def _moved(error: InputError, where: str) -> InputError:
+    return InputError(error.what, where=where, allowed=error.allowed, nearest=error.nearest)
