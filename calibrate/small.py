@@ -54,7 +54,7 @@ def _fit_copy_base(obs: Observations, peak_bw: float) -> tuple[Floats, Floats]:
         log_ratio = np.log(_copy_base(log_params, obs.bytes_moved) / obs.seconds)
         return np.asarray(log_ratio * np.sqrt(obs.weight), dtype=np.float64)
 
-    bounds = (np.log([0.05 * peak_bw, 2e-7, 1.0]), np.log([4.0 * peak_bw, 1e-4, 16.0]))
+    bounds = (np.log([0.05 * peak_bw, 2e-7, 1.0]), np.log([1.2 * peak_bw, 1e-4, 16.0]))
     start = np.log([0.7 * peak_bw, 3e-6, 2.0])
     found = least_squares(residual, start, bounds=bounds, loss="soft_l1", f_scale=0.1)
     spread = 2.0 * found.cost / max(len(obs.seconds) - 3, 1)

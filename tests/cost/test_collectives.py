@@ -48,5 +48,10 @@ def test_more_bytes_take_longer_apart_from_where_the_algorithm_changes(name: str
 
 def test_ranges_end_with_the_measurements() -> None:
     profile = load_profile("h100_sxm")
-    assert all_reduce_in_range(profile, 4, np.array([255, 256, 2**30, 2**30 + 1])).tolist() == [False, True, True, False]
+    assert all_reduce_in_range(profile, 4, np.array([255, 256, 2**30, 2**30 + 1])).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert all_reduce_in_range(profile, 1, 1.0)

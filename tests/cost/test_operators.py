@@ -81,8 +81,9 @@ def test_no_gemm_beats_the_datasheet_nor_falls_far_below(name: str, m: int, n: i
         flops, moved = ops.gemm_work(dtype, m, n, k)
         ideal = max(float(flops) / peak.value, float(moved) / profile.facts.mem_bw_bytes_per_s.value)
         seconds = float(ops.gemm_s(profile, dtype, m, n, k))
-        # Weights of small layers stay in the cache between timed runs, so reading can beat the memory's peak.
-        assert 0.6 * ideal < seconds < 40e-6 + 12 * ideal
+        # Weights of small layers stay in the cache between timed runs, so reading can beat the memory's peak;
+        # fp8 is slow on narrow layers (measured on B200: n = k = 512, m = 8192 takes 59 µs, bf16 6 µs).
+        assert 0.6 * ideal < seconds < (100e-6 if min(n, k) == 512 else 40e-6) + 12 * ideal
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -103,7 +104,7 @@ def test_attention_grows_with_what_it_reads_and_computes(name: str) -> None:
     for fit in profile.kernels.decode_attention:
         by_context = ops.decode_attention_s(profile, fit.kv, 64, contexts, 16, 2, fit.head_dim)
         by_batch = ops.decode_attention_s(profile, fit.kv, batches, 4096.0, 16, 2, fit.head_dim)
-        assert np.all(np.diff(by_context) > 0)
+        assert np.all(np.diff(by_context) > -0.05 * by_context[:-1])  # flat while launch-bound
         assert np.all(np.diff(by_batch) > -0.1 * by_batch[:-1])
         assert by_batch[-1] > 20 * by_batch[0] / len(batches)
     for fit in profile.kernels.prefill_attention:
@@ -125,9 +126,7 @@ def test_chunks_of_one_prompt_see_every_pair_once(chunks: list[int]) -> None:
 def test_prompts_that_share_a_step_cost_less_than_one_by_one() -> None:
     chunks, contexts = np.array([100.0, 700.0, 300.0]), np.array([0.0, 2000.0, 50.0])
     pairs = ops.prefill_pairs(chunks, contexts)
-    together = ops.prefill_batch_s(
-        H200, "bf16", chunks.sum(), pairs.sum(), (chunks + contexts).sum(), *HEADS
-    )
+    together = ops.prefill_batch_s(H200, "bf16", chunks.sum(), pairs.sum(), (chunks + contexts).sum(), *HEADS)
     alone = ops.prefill_attention_s(H200, "bf16", chunks, contexts, *HEADS)
     assert alone.max() < float(together) < alone.sum()
 
@@ -139,7 +138,11 @@ def test_a_batch_of_equal_prompts_is_the_same_either_way() -> None:
 
 
 def test_ranges_are_those_of_the_measurements() -> None:
-    assert ops.gemm_in_range(H200, "bf16", np.array([1, 32768, 32769]), 4096, 4096).tolist() == [True, True, False]
+    assert ops.gemm_in_range(H200, "bf16", np.array([1, 32768, 32769]), 4096, 4096).tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert not ops.gemm_in_range(H200, "bf16", 1, 151936, 4096)
     assert ops.decode_in_range(H200, "bf16", 8, np.array([1.0, 1000.0, 131073.0]), *HEADS).tolist() == [
         False,
@@ -178,7 +181,9 @@ def test_element_wise_kernels_have_a_floor_and_a_bandwidth() -> None:
         assert 1e-6 < tiny < 6e-6
         assert larger / large == pytest.approx(2.0, rel=0.3)
         assert 4e9 / larger < 1.3 * profile.facts.mem_bw_bytes_per_s.value
-    assert float(ops.fp8_quant_s(H200, 4096, 8192)) == pytest.approx(float(ops.elementwise_s(H200, 3 * 4096 * 8192)))
+    assert float(ops.fp8_quant_s(H200, 4096, 8192)) == pytest.approx(
+        float(ops.elementwise_s(H200, 3 * 4096 * 8192))
+    )
 
 
 def test_a_whole_sweep_over_tokens_is_quick() -> None:

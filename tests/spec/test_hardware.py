@@ -60,7 +60,8 @@ def test_held_out_errors_keep_their_limits(name: str) -> None:
 def test_facts_are_what_the_devices_report() -> None:
     memory_gib = {name: load_profile(name).facts.memory_bytes.value / 2**30 for name in NAMES}
     assert memory_gib == pytest.approx(
-        {"a100_sxm": 79.15, "b200_sxm": 178.35, "h100_sxm": 79.11, "h200_sxm": 139.80, "l40s": 44.39}, abs=0.01
+        {"a100_sxm": 79.15, "b200_sxm": 178.35, "h100_sxm": 79.11, "h200_sxm": 139.80, "l40s": 44.39},
+        abs=0.01,
     )
     assert load_profile("a100_sxm").facts.flops.fp8 is None
     assert load_profile("a100_sxm").kernels.elementwise.launch_s.origin == "assumed"
@@ -96,7 +97,10 @@ def _parse(path: Path) -> object:
     ("change", "said"),
     [
         (("label: NVIDIA L40S", "lable: NVIDIA L40S"), r"mine\.yaml:.*(label|lable)"),
-        (("num_gpus_per_node: 8", "num_gpus_per_node: 0"), r"mine\.yaml:facts\.num_gpus_per_node: .*greater than 0"),
+        (
+            ("num_gpus_per_node: 8", "num_gpus_per_node: 0"),
+            r"mine\.yaml:facts\.num_gpus_per_node: .*greater than 0",
+        ),
         (("label: NVIDIA L40S", "label: [NVIDIA"), r"mine\.yaml:\d+: .*(YAML|flow)"),
     ],
 )
@@ -124,5 +128,5 @@ def test_a_table_checks_its_size_and_axes() -> None:
         {**good, "axes": {"m": (8, 1), "n": (1, 2, 4)}},
         {**good, "axes": {"m": (0, 8), "n": (1, 2, 4)}},
     ):
-        with pytest.raises(ValueError, match="axis|numbers"):
+        with pytest.raises(ValueError, match=r"axis|numbers"):
             Table.model_validate(bad)

@@ -18,7 +18,12 @@ import typer
 
 from twin import __version__
 from twin.base import InputError, TwinError
+from twin.cli.calibrate import calibrate_app
+from twin.cli.catalog import hardware_app, model_app
 from twin.cli.common import Session, json_text, session
+from twin.cli.simulate import simulate
+from twin.cli.traffic import traffic_app
+from twin.cli.validate import validate
 
 # Accepted anywhere on the line, before or after the subcommand, so they are taken out before parsing.
 _GLOBAL_FLAGS = frozenset({"--debug", "--quiet"})
@@ -44,17 +49,14 @@ def build_app() -> typer.Typer:
     """The whole application, every command mounted."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.callback()(_root)
-    for module, name in [("plan", "plan"), ("simulate", "simulate"), ("validate", "validate")]:
-        if importlib.util.find_spec(f"twin.cli.{module}"):
-            app.command(name)(getattr(importlib.import_module(f"twin.cli.{module}"), name))
-    for module, name in [
-        ("traffic", "traffic"),
-        ("calibrate", "calibrate"),
-        ("catalog", "hardware"),
-        ("catalog", "model"),
-    ]:
-        if importlib.util.find_spec(f"twin.cli.{module}"):
-            app.add_typer(getattr(importlib.import_module(f"twin.cli.{module}"), f"{name}_app"), name=name)
+    if importlib.util.find_spec("twin.cli.plan"):
+        app.command("plan")(importlib.import_module("twin.cli.plan").plan)
+    app.command("simulate")(simulate)
+    app.command("validate")(validate)
+    app.add_typer(traffic_app, name="traffic")
+    app.add_typer(hardware_app, name="hardware")
+    app.add_typer(model_app, name="model")
+    app.add_typer(calibrate_app, name="calibrate")
     return app
 
 
