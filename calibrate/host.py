@@ -63,9 +63,7 @@ def read_runs(path: Path) -> dict[str, list[MeasuredRun]]:
         if found is not None:
             runs.setdefault(found.run.system, []).append(found)
     if not runs:
-        raise InputError(
-            "no row has a known GPU and model and measured mean_ttft_ms and mean_tpot_ms", where=str(path)
-        )
+        raise InputError("no row has a known GPU and model and measured mean_ttft_ms and mean_tpot_ms", where=str(path))
     return runs
 
 
@@ -99,9 +97,7 @@ def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[
     Raises :class:`InputError` when there are fewer than two runs per coefficient.
     """
     if (missing := 2 * len(UNIT) - len(runs)) > 0:
-        raise InputError(
-            f"{len(runs)} runs are too few for {len(UNIT)} host coefficients: {missing} more are needed"
-        )
+        raise InputError(f"{len(runs)} runs are too few for {len(UNIT)} host coefficients: {missing} more are needed")
 
     def residuals(units: Floats) -> Floats:
         errors = log_errors(runs, HostCosts(*(units * UNIT)))
@@ -113,8 +109,9 @@ def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[
         bounds=(LOWER, np.inf), loss="soft_l1", f_scale=NOISE, diff_step=0.05, xtol=1e-3, ftol=1e-4, max_nfev=15,
     )  # fmt: skip
     freedom = max(found.fun.size - len(UNIT), 1)
-    covariance = np.linalg.pinv(found.jac.T @ found.jac) * (found.fun @ found.fun) / freedom
-    return HostCosts(*(found.x * UNIT)), np.sqrt(np.diag(covariance)) * UNIT
+    slopes = np.asarray(found.jac, dtype=np.float64)
+    covariance = np.linalg.pinv(slopes.T @ slopes) * float(found.fun @ found.fun) / freedom
+    return HostCosts(*map(float, found.x * UNIT)), np.sqrt(np.diag(covariance)) * UNIT
 
 
 def fit_with_errors(runs: Sequence[MeasuredRun], tell: Callable[[str], None]) -> HostResult:
@@ -141,9 +138,7 @@ def host_section(result: HostResult, source: str, date: str) -> HostFit:
     return _section(values, tpot, ttft, source)
 
 
-def mean_host_section(
-    results: dict[str, HostResult], runs: dict[str, list[MeasuredRun]], date: str
-) -> HostFit:
+def mean_host_section(results: dict[str, HostResult], runs: dict[str, list[MeasuredRun]], date: str) -> HostFit:
     """For GPUs without runs: the mean of the fitted hosts, with the error that leaving each GPU out shows."""
     hosts = {gpu: np.array(astuple(result.host)) for gpu, result in results.items()}
     errors = []
@@ -163,9 +158,7 @@ def mean_host_section(
 
 def _section(values: Sequence[Estimate], tpot: float, ttft: float, source: str) -> HostFit:
     rounded = {
-        field.name: item.model_copy(
-            update={"value": float(f"{item.value:.4g}"), "stderr": float(f"{item.stderr:.2g}")}
-        )
+        field.name: item.model_copy(update={"value": float(f"{item.value:.4g}"), "stderr": float(f"{item.stderr:.2g}")})
         for field, item in zip(fields(HostCosts), values, strict=True)
     }
     return HostFit(**rounded, tpot_error=round(tpot, 4), ttft_error=round(ttft, 4), source=source)

@@ -78,7 +78,12 @@ def test_replay_requests_per_cpu_second(benchmark, figure, shared: Path) -> None
     replay(trace, on)
     benchmark.pedantic(replay, args=(trace, on), rounds=3)
     seconds = cpu_seconds(lambda: replay(trace, on), 9)
-    figure("replay, loaded trace to metrics (median)", len(trace) / statistics.median(seconds), "requests/s", at_least=50_000)
+    figure(
+        "replay, loaded trace to metrics (median)",
+        len(trace) / statistics.median(seconds),
+        "requests/s",
+        at_least=50_000,
+    )
     figure("replay, loaded trace to metrics (best)", len(trace) / min(seconds), "requests/s")
     tenfold = cpu_seconds(lambda: replay(trace.repeated(10), on), 1)[0]
     figure("ten times the requests take", tenfold / statistics.median(seconds), "times", at_most=11)
@@ -127,7 +132,9 @@ def test_price_of_a_step(benchmark, figure, shared: Path) -> None:
     """CPU seconds spent pricing, per engine step that the replay goes through."""
     on, sim = fleet(), simulate(azure(shared), fleet())
     log = dict(zip(LOG_COLUMNS, sim.logs[0].T, strict=True))
-    leaps = [(int(n), int(n) * 1100) for n, p in zip(log["num_decodes"], log["prefill_tokens"], strict=True) if p == 0 and n]
+    leaps = [
+        (int(n), int(n) * 1100) for n, p in zip(log["num_decodes"], log["prefill_tokens"], strict=True) if p == 0 and n
+    ]
     mixed = [([(None, int(p), 0)], int(n), int(n) * 1100)
              for n, p in zip(log["num_decodes"], log["prefill_tokens"], strict=True) if p]  # fmt: skip
 
@@ -139,7 +146,12 @@ def test_price_of_a_step(benchmark, figure, shared: Path) -> None:
 
     price()
     benchmark.pedantic(price, rounds=3)
-    figure("predicting a step, amortised", statistics.median(cpu_seconds(price, 5)) / log["steps"].sum() * 1e6, "µs", at_most=1)
+    figure(
+        "predicting a step, amortised",
+        statistics.median(cpu_seconds(price, 5)) / log["steps"].sum() * 1e6,
+        "µs",
+        at_most=1,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from twin.base import InputError, data_dir
 from twin.spec.hardware import HardwareProfile, Table, load_profile, profile_names
 
 NAMES = ["a100_sxm", "b200_sxm", "h100_sxm", "h200_sxm", "l40s"]
-# Held-out error on serving shapes that the fits of the data-centre GPUs must keep (L40S timings scatter more).
+# Held-out error on serving shapes that the fits must keep (not on L40S, whose timings scatter more).
 LIMITS = {"gemm bf16": 0.05, "gemm fp8": 0.10, "decode": 0.06, "prefill": 0.06, "all-reduce": 0.06}
 
 

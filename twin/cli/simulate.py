@@ -52,7 +52,7 @@ def simulate(
     folder = write_run(
         out,
         question.name,
-        scenario_yaml=question.to_yaml(),
+        scenario_yaml=question.to_yaml(relative_to=out / question.name),
         manifest={"seed": question.seed, "profiles": {question.profile.name: question.profile.digest()}},
         documents={"summary.json": payload},
         requests=RequestTable.of(simulated.requests),

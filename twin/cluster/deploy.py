@@ -38,7 +38,9 @@ def fleet_of(scenario: Scenario) -> Fleet:
     Raises :class:`twin.base.InfeasibleError` when the model does not fit.
     """
     settings, deployment = scenario.engine, scenario.deployment
-    assert settings.max_num_seqs and settings.max_num_batched_tokens and settings.max_model_len
+    assert settings.max_num_seqs is not None
+    assert settings.max_num_batched_tokens is not None
+    assert settings.max_model_len is not None
     blocks = settings.num_gpu_blocks
     if blocks is None:
         budget = memory_budget(
@@ -66,9 +68,7 @@ def fleet_of(scenario: Scenario) -> Fleet:
         scheduler_reserve_full_isl=settings.scheduler_reserve_full_isl,
     )
     layout = Layout(deployment.tensor_parallel_size, deployment.quantization, deployment.kv_cache_dtype)
-    cost = StepModel(
-        scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens
-    )
+    cost = StepModel(scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens)
     return Fleet(config, cost, deployment.replicas, deployment.routing)
 
 

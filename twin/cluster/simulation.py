@@ -70,7 +70,11 @@ def requests_of(trace: Trace, host: HostCosts, block_size: int) -> list[Request]
     queued = trace.arrival_s + host.request_s + host.input_token_s * trace.input_tokens
     keys = prefix_keys(trace, block_size)
     columns = zip(
-        trace.arrival_s.tolist(), trace.input_tokens.tolist(), trace.output_tokens.tolist(), queued.tolist(), strict=True
+        trace.arrival_s.tolist(),
+        trace.input_tokens.tolist(),
+        trace.output_tokens.tolist(),
+        queued.tolist(),
+        strict=True,
     )
     return [
         Request(index, arrival, tokens_in, tokens_out, keys[index] if keys else (), queued_at)

@@ -37,7 +37,8 @@ class Deployment:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One simulation. ``values_s``: per bound, its quantile in seconds, the worse of whole trace and busiest minutes.
+    """One simulation. ``values_s``: per bound, its quantile in seconds, the worse of whole trace and
+    busiest minutes.
 
     ``misses`` in words, empty if every promise holds. ``worst`` is the largest value over its bound.
     """
@@ -90,13 +91,13 @@ class Outcome:
 
     @cached_property
     def latency(self) -> tuple[float, float]:
-        """(first, next tokens): the worst ratio to the TTFT and E2EL bounds and to the TPOT bounds, or p99 in seconds."""
+        """(first, next tokens): the worst ratio to the TTFT and E2EL bounds and to the TPOT bounds, or p99
+        in seconds.
+        """
         return self._ratio("ttft", "e2el"), self._ratio("tpot")
 
     def _ratio(self, *metrics: str) -> float:
-        found = [
-            v / b.seconds for v, b in zip(self.values_s, self.bounds, strict=True) if b.metric in metrics
-        ]
+        found = [v / b.seconds for v, b in zip(self.values_s, self.bounds, strict=True) if b.metric in metrics]
         return max(found) if found else quantile_s(self.table, metrics[0], 0.99)
 
     @property
@@ -107,7 +108,7 @@ class Outcome:
 
 
 def quantile_s(table: RequestTable, metric: str, quantile: float) -> float:
-    """A quantile in seconds of ``ttft``, ``tpot`` or ``e2el``; 0 where the metric is defined for no request."""
+    """A quantile in seconds of ``ttft``, ``tpot`` or ``e2el``; 0 where no request defines it."""
     values = getattr(table, f"{metric}_s")
     values = values[~np.isnan(values)]
     return float(np.quantile(values, quantile)) if values.size else 0.0
@@ -122,7 +123,8 @@ def evaluate(
     busiest_span_s: tuple[float, float] | None = None,
     full: bool = False,
 ) -> Outcome:
-    """Simulate ``trace``. With a ``busiest_span_s`` the bounds are also held against the requests arriving in it.
+    """Simulate ``trace``. With a ``busiest_span_s`` the bounds are also held against the requests arriving
+    in it.
 
     ``full`` computes every metric; without it ``summary`` stays empty, which is what a search needs.
     """

@@ -1,4 +1,4 @@
-"""An option as the plan's JSON shows it: what runs, what it costs, what it does, and how far that can be trusted."""
+"""An option as the plan's JSON shows it: what runs, what it costs, what it does, how far to trust it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from twin.spec.hardware import HardwareProfile
 from twin.spec.model import ModelSpec
 
 
-def vllm_command(
-    model: str, candidate: Candidate, config: EngineConfig, gpu_memory_utilization: float
-) -> str:
+def vllm_command(model: str, candidate: Candidate, config: EngineConfig, gpu_memory_utilization: float) -> str:
     """The command that starts one replica; the router in front of several is the user's."""
     words = ["vllm", "serve", model, "--tensor-parallel-size", str(candidate.tensor_parallel_size)]
     if candidate.quantization:
@@ -97,7 +95,8 @@ def extrapolations(
 ) -> list[str]:
     """Where the typical operating point lies outside what was measured; empty inside the calibrated range.
 
-    The point: the mean number of running requests per replica at their mean context, and a prompt of mean length.
+    The point: the mean number of running requests per replica at their mean context, and a prompt of mean
+    length.
     """
     layout, tp = candidate.layout, candidate.tensor_parallel_size
     heads, kv_heads, dim = model.num_attention_heads // tp, model.kv_heads_per_gpu(tp), model.head_dim
@@ -124,7 +123,9 @@ def extrapolations(
 
 
 def accuracy(profile: HardwareProfile, candidate: Candidate) -> Mapping[str, object]:
-    """The errors that the profile keeps: of its kernels on held-out serving shapes, and of whole runs from the model."""
+    """The errors that the profile keeps: of its kernels on held-out serving shapes, and of whole runs from
+    the model.
+    """
     layout, host = candidate.layout, profile.host
     kernels = {
         "gemm": profile.kernels.gemm[layout.weights],

@@ -1,7 +1,7 @@
 """The answer: what to run for this traffic, model, promises and budget.
 
-Memory prunes, the closed form screens, NSGA-II spends simulations on what survives, and the best of it is simulated on
-the whole trace. Only that last simulation decides whether an option holds.
+Memory prunes, the closed form screens, NSGA-II spends simulations on what survives, and the best of it is
+simulated on the whole trace. Only that last simulation decides whether an option holds.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ NEAR_MISSES = 3
 ABOUT_AS_CHEAP = 1.05
 """The recommended option may cost this much more than the cheapest, if it is faster."""
 
+NO_PROMISES = Slo()
+
 NETWORK = "network time is not in these figures: TTFT and E2EL start when a request reaches the server"
 
 
 @dataclass(frozen=True, eq=False)
 class PlanRequest:
-    """A question. ``prices`` in USD per GPU hour by profile name; ``model_name`` as ``vllm serve`` takes it."""
+    """A question. ``prices`` in USD per GPU hour by profile name."""
 
     model: ModelSpec
     load: Workload
     profiles: tuple[HardwareProfile, ...]
     prices: Mapping[str, Estimate]
-    slo: Slo = Slo()
+    slo: Slo = NO_PROMISES
     budget: Budget | None = None
     budget_text: str = ""
     max_gpus: int | None = None
@@ -72,7 +74,7 @@ class PlanRequest:
 
 @dataclass
 class Plan:
-    """The answer as INTERFACE.md's JSON, and the recommended outcome behind it (``None`` when nothing holds)."""
+    """The answer as INTERFACE.md's JSON, and the recommended outcome (``None`` when nothing holds)."""
 
     payload: dict[str, object]
     recommended: Outcome | None = None
@@ -80,7 +82,7 @@ class Plan:
 
 @dataclass
 class _Search:
-    """What a search leaves: outcomes on the whole trace, and how many configurations were simulated at all."""
+    """What a search leaves: outcomes on the whole trace, and the configurations simulated at all."""
 
     whole: list[Outcome] = field(default_factory=list)
     front: list[Outcome] = field(default_factory=list)
@@ -97,7 +99,9 @@ def make_plan(request: PlanRequest, progress: Progress = silent) -> dict[str, ob
 
 
 def solve(request: PlanRequest, progress: Progress = silent) -> Plan:
-    """Screen, search, re-run, choose. Infeasible is an answer too: no options, ``binding`` says which constraint binds."""
+    """Screen, search, re-run, choose. Infeasible is an answer too: no options, ``binding`` says which
+    constraint binds.
+    """
     kinds, refused = replica_kinds(
         request.model,
         request.profiles,
@@ -128,16 +132,17 @@ def solve(request: PlanRequest, progress: Progress = silent) -> Plan:
         "binding": binding,
         "seed": request.seed,
         "vllm_version_modelled": MODELLED_VLLM,
-        "notes": _notes(request, chosen),
+        "notes": notes_of(request, len(chosen)),
     }
     return Plan(payload, next((o for o, names in chosen if "recommended" in names), None))
 
 
 def choose(holding: list[Outcome]) -> list[tuple[Outcome, tuple[str, ...]]]:
-    """The named options among outcomes that hold: cheapest, best latency, recommended; each outcome once, by cost.
+    """The named options among outcomes that hold: cheapest, best latency, recommended; each outcome once,
+    by cost.
 
-    Recommended is the fastest of those that cost at most 5 % more than the cheapest. The cheapest is the fastest of
-    equal cost.
+    Recommended is the fastest of those that cost at most 5 % more than the cheapest. The cheapest is the
+    fastest of equal cost.
     """
     if not holding:
         return []
@@ -184,7 +189,9 @@ def _why_not(
     found: _Search,
     progress: Progress,
 ) -> tuple[str, list[tuple[Outcome, tuple[str, ...]]]]:
-    """Which constraint binds, in a sentence that begins with its name, and the outcomes nearest to holding."""
+    """Which constraint binds, in a sentence that begins with its name, and the outcomes nearest to
+    holding.
+    """
     misses = [(outcome, outcome.misses) for outcome in found.whole]
     if not kinds:
         return (
@@ -231,7 +238,9 @@ def _power_kw(request: PlanRequest, outcome: Outcome) -> float:
 
 
 def _searched_nearest(request: PlanRequest, judged: Screen) -> list[Outcome]:
-    """Per GPU, the rejected row of least estimated latency that could be bought, simulated: near misses to show."""
+    """Per GPU, the rejected row of least estimated latency that could be bought, simulated: near misses to
+    show.
+    """
     simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom)
     within = np.array([reason not in PURSE for reason in judged.reasons])
     rows = np.flatnonzero(within[judged.reason] & (judged.utilisation < 1))
@@ -248,7 +257,8 @@ def _bound_or_load(judged: Screen, misses: list[tuple[Outcome, tuple[str, ...]]]
         if outcome.worst > 1.0:
             ratio = [v / b.seconds for v, b in zip(outcome.values_s, outcome.bounds, strict=True)]
             bound, value = outcome.bounds[int(np.argmax(ratio))], outcome.values_s[int(np.argmax(ratio))]
-            return f"{bound.metric}: {bound_text(bound)} is missed; the nearest option reaches {value * 1e3:.0f} ms"
+            reached = f"the nearest option reaches {value * 1e3:.0f} ms"
+            return f"{bound.metric}: {bound_text(bound)} is missed; {reached}"
         return f"load: {outcome.misses[0]}" if outcome.misses else "budget: nothing within it holds"
     top = judged.rejected().most_common(1)
     return f"load: {top[0][0] if top else OVERLOADED}"
@@ -279,7 +289,9 @@ def _point(outcome: Outcome) -> dict[str, object]:
 
 
 def _rejected(refused: Counter[str], judged: Screen) -> list[dict[str, object]]:
-    """Reasons with counts: of engine settings that cannot start, and of configurations that the screen ruled out."""
+    """Reasons with counts: of engine settings that cannot start, and of configurations that the screen
+    ruled out.
+    """
     stages = (("memory", refused), ("screen", judged.rejected()))
     return [
         {"reason": reason, "count": count, "stage": stage}
@@ -304,10 +316,12 @@ def traffic(load: Workload) -> dict[str, object]:
     }
 
 
-def _notes(request: PlanRequest, chosen: list[tuple[Outcome, tuple[str, ...]]]) -> list[str]:
+def notes_of(request: PlanRequest, options: int = 3) -> list[str]:
+    """What every plan must say beside its figures."""
     notes = [f"models vLLM {MODELLED_VLLM}; {NETWORK}", *request.notes]
-    if chosen and len(chosen) < 3:
-        notes.append(
-            f"{len(chosen)} distinct option{'s' if len(chosen) > 1 else ''}: one is the best in several ways"
-        )
+    if not request.slo.bounds:
+        notes.append("no latency was promised: an option holds if it keeps up with its traffic")
+    if 0 < options < 3:
+        notes.append(f"only {options} distinct option{'s' if options > 1 else ''}: one is the best in
+        several ways")
     return notes

@@ -1,13 +1,14 @@
 """The closed form: a replica in steady state, for every engine setting and number of replicas at once.
 
-A replica that gets λ requests a second holds n decodes. A decode step of n sequences takes D(n); every prompt adds P(n)
-seconds of prefill to the steps. Decodes leave as fast as they come when n steps' worth of tokens are made per step:
+A replica that gets λ requests a second holds n decodes. A decode step of n sequences takes D(n); every
+prompt adds P(n) seconds of prefill to the steps. Decodes leave as fast as they come when n steps' worth of
+tokens are made per step:
 
     n · (1 - λ·P(n)) / D(n) = λ·O    ⇒    λ(n) = n / (O·D(n) + n·P(n)),    TPOT(n) = n / (λ(n)·O)
 
-with O decode steps per request. λ rises with n up to what seats, KV cache and token budget admit; λ there is the
-capacity, and utilisation is the peak rate over it. What is discarded on latency is discarded on a bound: no request can
-be faster than it would be alone on the replica with every prefix hit.
+with O decode steps per request. λ rises with n up to what seats, KV cache and token budget admit; λ there
+is the capacity, and utilisation is the peak rate over it. What is discarded on latency is discarded on a
+bound: no request can be faster than it would be alone on the replica with every prefix hit.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ MOST_SURPLUS = 3
 
 @dataclass(frozen=True)
 class Curve:
-    """A replica with one token budget, over ``DECODES``: requests per second that keep so many decodes, D and P."""
+    """A replica with one token budget, over ``DECODES``: requests per second that keep so many decodes, D
+    and P.
+    """
 
     rate_per_s: Floats
     decode_s: Floats
@@ -47,7 +50,9 @@ class Curve:
 
 
 def curve(kind: ReplicaKind, load: Workload, max_num_batched_tokens: int) -> Curve:
-    """The steady states of a replica of this kind. Prompts are prefilled in chunks of what the decodes leave."""
+    """The steady states of a replica of this kind. Prompts are prefilled in chunks of what the decodes
+    leave.
+    """
     step, budget = kind.step, max_num_batched_tokens
     linear, head = np.asarray(step.linear_s), np.asarray(step.head_s)
     n = DECODES
@@ -71,18 +76,18 @@ def curve(kind: ReplicaKind, load: Workload, max_num_batched_tokens: int) -> Cur
 
 
 def unloaded_s(kind: ReplicaKind, load: Workload) -> dict[str, Floats]:
-    """Per request of the whole trace, the least TTFT, TPOT and E2EL: alone on the replica, every prefix hit granted.
+    """Per request of the whole trace, the least TTFT, TPOT and E2EL: alone on the replica, every prefix hit
+    granted.
 
-    TPOT is NaN for one output token, as in the metrics. Non-decreasing in the request's lengths by construction.
+    TPOT is NaN for one output token, as in the metrics. Non-decreasing in the request's lengths by
+    construction.
     """
     step, host, trace = kind.step, kind.step.host, load.trace
     linear = np.asarray(step.linear_s)
     linear = np.minimum.accumulate(linear[::-1])[::-1]  # measured tables wiggle: the least of what is longer
     most = len(linear) - 1
     prompts = np.maximum(trace.input_tokens - cached_tokens(trace), 1)
-    nodes = np.unique(np.round(2.0 ** np.arange(0, np.log2(max(int(prompts.max()), 2)) + 0.25, 0.25))).astype(
-        np.int64
-    )
+    nodes = np.unique(np.round(2.0 ** np.arange(0, np.log2(max(int(prompts.max()), 2)) + 0.25, 0.25))).astype(np.int64)
     attention = np.array([step.prefill_attention_s([(None, size, 0)]) for size in nodes.tolist()])
     attention = np.minimum.accumulate(attention[::-1])[::-1]
     seconds = prompts // most * linear[most] + np.where(prompts % most, linear[prompts % most], 0.0)
@@ -99,8 +104,8 @@ def unloaded_s(kind: ReplicaKind, load: Workload) -> dict[str, Floats]:
 class Screen:
     """Every configuration after memory pruning, one row each, all columns (rows,).
 
-    ``reason`` indexes ``reasons``; 0 is alive. ``ttft_s`` and ``tpot_s`` are estimated means at the busiest five minutes
-    (infinite beyond capacity), ``utilisation`` the peak rate over capacity.
+    ``reason`` indexes ``reasons``; 0 is alive. ``ttft_s`` and ``tpot_s`` are estimated means at the busiest
+    five minutes (infinite beyond capacity), ``utilisation`` the peak rate over capacity.
     """
 
     kinds: Sequence[ReplicaKind]
@@ -137,8 +142,8 @@ class Screen:
 def screen(
     kinds: Sequence[ReplicaKind], load: Workload, bounds: Sequence[Bound], limits: Limits, headroom: float
 ) -> Screen:
-    """Judge every engine setting × number of replicas. A budget is judged last, so that a row that it alone rules out
-    is told from one that could not hold anyway.
+    """Judge every engine setting × number of replicas. A budget is judged last, so that a row that it alone
+    rules out is told from one that could not hold anyway.
 
     Replicas run from 1 to three times what the load needs, and at least to eight: more never helps.
     """
@@ -150,9 +155,7 @@ def screen(
         capacity, at = _capacities(kind, load, settings)
         least = np.ceil(load.peak_rate_per_s / max(float(capacity.max()), 1e-12))
         replicas = np.arange(1, int(max(SPARE_REPLICAS, MOST_SURPLUS * least)) + 1)
-        setting, count = (
-            grid.ravel() for grid in np.meshgrid(np.arange(len(settings)), replicas, indexing="ij")
-        )
+        setting, count = (grid.ravel() for grid in np.meshgrid(np.arange(len(settings)), replicas, indexing="ij"))
         rate = load.peak_rate_per_s / count
         utilisation = rate / capacity[setting]
         ttft, tpot = _estimates(kind, load, settings[setting, 1], rate, utilisation, at)
@@ -168,8 +171,10 @@ def screen(
         pair = settings[setting]
         columns.append((where, pair[:, 0], pair[:, 1], count, usd, utilisation, ttft, tpot, reason))
     joined = [np.concatenate(parts) for parts in zip(*columns, strict=True)] if columns else [np.zeros(0)] * 9
-    whole = [joined[i].astype(np.int64) for i in (0, 1, 2, 3)]
-    return Screen(kinds, tuple(names), *whole, *joined[4:8], joined[8].astype(np.int64))
+    kind_, seqs, tokens, replicas_ = (part.astype(np.int64) for part in joined[:4])
+    usd_, use_, ttft_, tpot_ = joined[4:8]
+    last = joined[8].astype(np.int64)
+    return Screen(kinds, tuple(names), kind_, seqs, tokens, replicas_, usd_, use_, ttft_, tpot_, last)
 
 
 def _missed_unloaded(kind: ReplicaKind, load: Workload, bounds: Sequence[Bound]) -> str | None:
@@ -184,7 +189,9 @@ def _missed_unloaded(kind: ReplicaKind, load: Workload, bounds: Sequence[Bound])
 
 
 def _capacities(kind: ReplicaKind, load: Workload, settings: Ints) -> tuple[Floats, dict[int, Curve]]:
-    """Requests per second of one replica for each engine setting (row of positions), and the curve per token budget."""
+    """Requests per second of one replica for each engine setting (row of positions), and the curve per
+    token budget.
+    """
     curves = {j: curve(kind, load, MAX_NUM_BATCHED_TOKENS[j]) for j in np.unique(settings[:, 1]).tolist()}
     seats = np.array(MAX_NUM_SEQS)[settings[:, 0]]
     most = most_decodes(load, seats, kind.num_gpu_blocks[settings[:, 0], settings[:, 1]], kind.block_size)
@@ -215,7 +222,9 @@ def _estimates(
     utilisation: Floats,
     curves: dict[int, Curve],
 ) -> tuple[Floats, Floats]:
-    """Mean TTFT and TPOT: the prefill's own steps, half a step until it starts, and the queue of prefills (M/D/1)."""
+    """Mean TTFT and TPOT: the prefill's own steps, half a step until it starts, and the queue of prefills
+    (M/D/1).
+    """
     host = kind.step.host
     ttft, tpot = np.full(len(rate), np.inf), np.full(len(rate), np.inf)
     prepare_s = host.request_s + host.input_token_s * float(load.busiest.input_tokens.mean())
@@ -232,7 +241,9 @@ def _estimates(
 
 
 def _bought(gpu: str, gpus: Ints, limits: Limits, names: dict[str, int]) -> Ints:
-    """Per number of GPUs, the position in ``names`` of why they may not be bought, added there; 0 if they may."""
+    """Per number of GPUs, the position in ``names`` of why they may not be bought, added there; 0 if they
+    may.
+    """
     found = {size: limits.violation(gpu, size) for size in np.unique(gpus).tolist()}
     codes = {size: names.setdefault(reason, len(names)) if reason else 0 for size, reason in found.items()}
     return np.array([codes[size] for size in gpus.tolist()], dtype=np.int64)

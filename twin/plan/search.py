@@ -1,4 +1,6 @@
-"""Simulations spent where they matter: NSGA-II over what the screen leaves, then the best of it on the whole trace."""
+"""Simulations spent where they matter: NSGA-II over what the screen leaves, then the best of it on the
+whole trace.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ from numpy.typing import NDArray
 from twin.engine.scheduler import EngineConfig
 from twin.plan.evaluate import Deployment, Outcome, evaluate
 from twin.plan.screen import Screen
-from twin.plan.space import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from twin.plan.workload import BUSIEST_S, Workload
 from twin.spec.slo import Bound
 from twin.traffic.trace import Trace
@@ -66,9 +67,7 @@ class Simulator:
             max_num_batched_tokens=candidate.max_num_batched_tokens,
             max_model_len=self.load.max_model_len,
         )
-        return Deployment(
-            candidate, config, kind.step, float(screen.usd_per_hour[row]), float(screen.utilisation[row])
-        )
+        return Deployment(candidate, config, kind.step, float(screen.usd_per_hour[row]), float(screen.utilisation[row]))
 
     def on_slice(self, row: int) -> Outcome:
         """The busiest minutes alone, from an empty fleet."""
@@ -100,7 +99,9 @@ def busiest_slice(load: Workload) -> Trace:
 
 
 def search(simulator: Simulator, rows: Ints, seed: int) -> None:
-    """Fill ``simulator.sliced`` from the surviving ``rows``: all of them if few, else NSGA-II from the closed form's best."""
+    """Fill ``simulator.sliced`` from the surviving ``rows``: all of them if few, else NSGA-II from the
+    closed form's best.
+    """
     if rows.size <= ENUMERATED:
         for row in rows.tolist():
             simulator.on_slice(row)
@@ -113,7 +114,9 @@ def search(simulator: Simulator, rows: Ints, seed: int) -> None:
 
 
 def encode(screen: Screen, rows: Ints) -> NDArray[np.float64]:
-    """Rows as integers that pymoo can cross and mutate: GPU (by price), TP, precisions, seats, token budget, replicas."""
+    """Rows as integers that pymoo can cross and mutate: GPU (by price), TP, precisions, seats, token
+    budget, replicas.
+    """
     kinds = screen.kinds
     price = {k.profile.name: 0.0 for k in kinds}
     for row in rows.tolist():
@@ -137,7 +140,8 @@ def encode(screen: Screen, rows: Ints) -> NDArray[np.float64]:
 
 
 def seeds(screen: Screen, rows: Ints, bounds: Sequence[Bound], count: int) -> list[int]:
-    """Where the search starts: per kind of replica the cheapest row whose estimated means keep the bounds, cheapest first.
+    """Where the search starts: per kind of replica the cheapest row whose estimated means keep the bounds,
+    cheapest first.
 
     Of equal cost the least estimated TTFT + TPOT, so each kind starts from its best engine settings.
     """
@@ -196,9 +200,7 @@ def _evolve(
         nearest = [int(np.abs((encoded - x) / scale).sum(axis=1).argmin()) for x in population.get("X")]
         population.set("X", encoded[nearest])
         scored = [objectives(simulator.on_slice(int(rows[at]))) for at in nearest]
-        static = StaticProblem(
-            problem, F=np.array([f for f, _ in scored]), G=np.array([g for _, g in scored])
-        )
+        static = StaticProblem(problem, F=np.array([f for f, _ in scored]), G=np.array([g for _, g in scored]))
         Evaluator().eval(static, population)
         algorithm.tell(infills=population)
         if len(simulator.sliced) >= searched:
@@ -206,7 +208,9 @@ def _evolve(
 
 
 def _polish(simulator: Simulator, rows: Ints) -> None:
-    """Step down in cost from the cheapest that holds on each kind of replica: one replica less, the same settings."""
+    """Step down in cost from the cheapest that holds on each kind of replica: one replica less, the same
+    settings.
+    """
     screen = simulator.screen
     at = {_key(screen, row): row for row in rows.tolist()}
     best: dict[int, int] = {}
@@ -227,7 +231,9 @@ def _key(screen: Screen, row: int) -> tuple[int, int, int, int]:
 
 
 def front(outcomes: dict[int, Outcome]) -> list[int]:
-    """Rows that no other row beats or equals in cost and both sides of latency, among those that hold; by cost."""
+    """Rows that no other row beats or equals in cost and both sides of latency, among those that hold; by
+    cost.
+    """
     rows = [row for row, outcome in sorted(outcomes.items()) if outcome.holds]
     points = np.array([objectives(outcomes[row])[0] for row in rows]).reshape(-1, 3)
     kept = [
@@ -243,12 +249,10 @@ def front(outcomes: dict[int, Outcome]) -> list[int]:
 
 
 def rerun(simulator: Simulator) -> None:
-    """Fill ``simulator.whole``: the cheapest, the fastest and one of each GPU, then the rest of the front; and on up in
-    cost until one holds."""
+    """Fill ``simulator.whole``: the cheapest, the fastest and one of each GPU, then the rest of the front;
+    and on up in cost until one holds."""
     sliced = simulator.sliced
-    by_cost = sorted(
-        sliced, key=lambda row: (not sliced[row].holds, sliced[row].usd_per_hour, sliced[row].worst, row)
-    )
+    by_cost = sorted(sliced, key=lambda row: (not sliced[row].holds, sliced[row].usd_per_hour, sliced[row].worst, row))
     holding = [row for row in by_cost if sliced[row].holds]
     fastest = sorted(holding, key=lambda row: (sliced[row].latency_score, row))
     nearest = sorted(
@@ -268,16 +272,3 @@ def rerun(simulator: Simulator) -> None:
         ):
             return
         simulator.on_whole(row)
-
-
-__all__ = [
-    "MAX_NUM_BATCHED_TOKENS",
-    "MAX_NUM_SEQS",
-    "Simulator",
-    "busiest_slice",
-    "encode",
-    "front",
-    "rerun",
-    "search",
-    "seeds",
-]

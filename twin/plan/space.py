@@ -59,7 +59,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan may use: most USD per hour, GPUs and watts; ``usd_per_gpu_hour`` and ``gpu_watts`` by GPU."""
+    """What a plan may use: most USD per hour, GPUs and watts; ``usd_per_gpu_hour`` and ``gpu_watts`` by
+    GPU.
+    """
 
     usd_per_gpu_hour: Mapping[str, float]
     gpu_watts: Mapping[str, float]
@@ -94,7 +96,8 @@ PURSE = (OVER_BUDGET, OVER_MAX_GPUS)
 class ReplicaKind:
     """A replica's GPU and layout, with the KV blocks of each engine setting.
 
-    ``num_gpu_blocks`` int64 (len(MAX_NUM_SEQS), len(MAX_NUM_BATCHED_TOKENS)); 0 where the engine cannot start.
+    ``num_gpu_blocks`` int64 (len(MAX_NUM_SEQS), len(MAX_NUM_BATCHED_TOKENS)); 0 where the engine cannot
+    start.
     """
 
     model: ModelSpec
@@ -131,13 +134,13 @@ def replica_kinds(
     gpu_memory_utilization: float,
     block_size: int = 16,
 ) -> tuple[list[ReplicaKind], Counter[str]]:
-    """Every GPU and layout on which some engine setting starts, and how many settings were refused for which reason."""
+    """Every GPU and layout on which some engine setting starts, and how many settings were refused for
+    which reason.
+    """
     refused: Counter[str] = Counter()
     kinds: list[ReplicaKind] = []
     settings = len(MAX_NUM_SEQS) * len(MAX_NUM_BATCHED_TOKENS)
-    for profile, tp, quantization, kv in product(
-        profiles, TENSOR_PARALLEL_SIZES, QUANTIZATIONS, KV_CACHE_DTYPES
-    ):
+    for profile, tp, quantization, kv in product(profiles, TENSOR_PARALLEL_SIZES, QUANTIZATIONS, KV_CACHE_DTYPES):
         layout = Layout(tp, quantization, kv)
         reason = _layout_obstacle(model, profile, layout)
         if reason:
@@ -156,11 +159,7 @@ def replica_kinds(
                 max_num_batched_tokens=tokens,
                 max_num_seqs=seqs,
             )
-            reason = (
-                "max_num_batched_tokens is below max_num_seqs"
-                if tokens < seqs
-                else budget.shortage(max_model_len)
-            )
+            reason = "max_num_batched_tokens is below max_num_seqs" if tokens < seqs else budget.shortage(max_model_len)
             if reason:
                 refused[reason] += 1
             else:
@@ -173,7 +172,7 @@ def replica_kinds(
 def _layout_obstacle(model: ModelSpec, profile: HardwareProfile, layout: Layout) -> str | None:
     tp = layout.tensor_parallel_size
     if tp > profile.facts.num_gpus_per_node:
-        return f"{profile.name} has {profile.facts.num_gpus_per_node} GPUs in a node, fewer than tensor_parallel_size {tp}"
+        return f"{profile.name} has fewer GPUs in a node than tensor_parallel_size {tp}"
     if tp > 1 and not any(reduce.num_gpus == tp for reduce in profile.kernels.all_reduce):
         return f"{profile.name} has no all-reduce measured among {tp} GPUs"
     return model.tensor_parallel_obstacle(tp) or precision_obstacle(

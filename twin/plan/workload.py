@@ -1,4 +1,6 @@
-"""The traffic of a plan as its closed form and its simulations need it: the trace, its busiest minutes, its lengths."""
+"""The traffic of a plan as its closed form and its simulations need it: the trace, its busiest minutes,
+its lengths.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,13 @@ class Workload:
     @cached_property
     def prefill_tokens(self) -> Ints:
         """Per request of the busiest minutes: input tokens that must be computed even if every block that any
-        earlier request had were still cached (an unlimited cache), so never more than a real engine computes."""
+        earlier request had were still cached (an unlimited cache), so never more than a real engine
+        computes.
+        """
         start_s, end_s = self.busiest_span_s
         first, last = np.searchsorted(self.trace.arrival_s, [start_s, end_s])
-        return np.maximum(self.trace.input_tokens - cached_tokens(self.trace), 1)[first:last]
+        needed = np.maximum(self.trace.input_tokens - cached_tokens(self.trace), 1)
+        return np.asarray(needed[first:last], dtype=np.int64)
 
     @cached_property
     def mean_decodes(self) -> float:
@@ -95,19 +100,18 @@ def make_workload(
     max_model_len: int | None = None,
     too_long: Literal["error", "drop", "truncate"] = "error",
 ) -> Workload:
-    """The trace inside the context. Without ``max_model_len`` the longest request decides, rounded up to 1,024.
+    """The trace inside the context. Without ``max_model_len`` the longest request decides, rounded up to
+    1,024.
 
-    Raises :class:`InputError` for requests that exceed the model's context (unless dropped or truncated), for a
-    ``max_model_len`` beyond it, and for traffic that arrives in a single instant: a plan needs a rate.
+    Raises :class:`InputError` for requests that exceed the model's context (unless dropped or truncated),
+    for a ``max_model_len`` beyond it, and for traffic that arrives in a single instant: a plan needs a rate.
     """
     limit = model.max_position_embeddings
     if max_model_len is not None and not 2 <= max_model_len <= limit:
         raise InputError(f"max_model_len {max_model_len} is outside 2 … {limit}, the context of {model.name}")
     fitted, _ = trace.fit_context(max_model_len or limit, too_long)
     if fitted.duration_s == 0.0:
-        raise InputError(
-            "all requests arrive at one instant; a plan needs arrivals over time", where=trace.name
-        )
+        raise InputError("all requests arrive at one instant; a plan needs arrivals over time", where=trace.name)
     longest = int((fitted.input_tokens + fitted.output_tokens).max())
     rounded = min(-(-longest // MAX_MODEL_LEN_STEP) * MAX_MODEL_LEN_STEP, limit)
     return Workload(fitted, max_model_len or rounded)

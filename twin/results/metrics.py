@@ -171,7 +171,9 @@ def load_state(sim: Simulated) -> str:
         waiting = log[:, LOG_COLUMNS.index("num_waiting")]
         end, seconds = log[:, 1], log[:, 1] - log[:, 0]
         third, fourth = (
-            float(np.average(waiting[at], weights=seconds[at])) if (at := _between(end, a * last, b * last)).any() else 0.0
+            float(np.average(waiting[at], weights=seconds[at]))
+            if (at := _between(end, a * last, b * last)).any()
+            else 0.0
             for a, b in ((0.5, 0.75), (0.75, 1.0))
         )
         if fourth > max(10.0, 1.2 * third) and not at_once:

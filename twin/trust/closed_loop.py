@@ -131,6 +131,4 @@ def predict(run: BenchmarkRun, *, host: HostCosts | None = None, scale: float = 
 def _step_model(
     system: str, model: str, layout: Layout, max_tokens: int, host: HostCosts | None, scale: float
 ) -> StepModel:
-    return StepModel(
-        load_model(model), load_profile(system), layout, max_tokens=max_tokens, host=host, scale=scale
-    )
+    return StepModel(load_model(model), load_profile(system), layout, max_tokens=max_tokens, host=host, scale=scale)

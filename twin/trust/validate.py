@@ -163,7 +163,8 @@ def _errors(pairs: Sequence[tuple[Row, Row]]) -> dict[str, float]:
             continue
         measured = np.array([value for value, _ in found])
         guess, low, high = (
-            np.array([float(p[f"predicted_mean_{name}_ms{suffix}"]) for _, p in found]) for suffix in ("", "_lo90", "_hi90")
+            np.array([float(p[f"predicted_mean_{name}_ms{suffix}"]) for _, p in found])
+            for suffix in ("", "_lo90", "_hi90")
         )
         relative = guess / measured - 1.0
         errors |= {

@@ -1,0 +1,136 @@
+"""What is deployed today: whether it keeps its promises, and up to which rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from twin.cluster.deploy import fleet_of
+from twin.cluster.simulation import Fleet
+from twin.plan.evaluate import Deployment, Outcome, evaluate
+from twin.plan.option import option
+from twin.plan.plan import SCHEMA_VERSION, Plan, PlanRequest, notes_of, traffic
+from twin.plan.screen import capacity_per_s, curve, most_decodes
+from twin.plan.space import MAX_NUM_SEQS, Candidate, ReplicaKind
+from twin.plan.workload import Workload
+from twin.results.run import MODELLED_VLLM
+from twin.spec.scenario import Scenario
+
+BISECTIONS = 8
+LEAST_FACTOR = 1 / 64
+MOST_FACTOR = 64.0
+
+
+@dataclass(frozen=True)
+class _Today:
+    """The deployed fleet and what one of its replicas sustains, in requests per second."""
+
+    request: PlanRequest
+    candidate: Candidate
+    fleet: Fleet
+    capacity_per_s: float
+
+    def at(self, load: Workload) -> Outcome:
+        candidate, request = self.candidate, self.request
+        usd = candidate.num_gpus * request.prices[candidate.gpu].value
+        rate = load.peak_rate_per_s / candidate.replicas
+        deployment = Deployment(
+            candidate, self.fleet.config, self.fleet.cost, usd, rate / self.capacity_per_s, self.fleet.routing
+        )
+        bounds, span = request.slo.bounds, load.busiest_span_s
+        return evaluate(deployment, load.trace, bounds, headroom=request.headroom, busiest_span_s=span, full=True)
+
+
+def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
+    """INTERFACE.md's plan object with the deployment of a resolved ``scenario`` as its only option (or near
+    miss).
+
+    ``fixed`` adds whether it holds and the highest rate it holds on the busiest five minutes: their
+    arrivals are sped up or slowed down, found by bisection. Raises :class:`twin.base.InfeasibleError` when
+    the model does not fit.
+    """
+    today = _today(request, scenario)
+    outcome = today.at(request.load)
+    misses = list(outcome.misses)
+    over = request.limits.violation(outcome.candidate.gpu, outcome.candidate.num_gpus)
+    misses += [over] if over else []
+    shown = option(
+        outcome,
+        model=request.model,
+        model_name=request.model_name,
+        profile=request.profiles[0],
+        load=request.load,
+        price=request.prices[outcome.candidate.gpu],
+        gpu_memory_utilization=scenario.engine.gpu_memory_utilization,
+        names=("deployed",),
+    )
+    factor, tried = highest_factor(today, outcome)
+    payload: dict[str, object] = {
+        "schema_version": SCHEMA_VERSION,
+        "model": request.model_name,
+        "traffic": traffic(request.load),
+        "options": [] if misses else [shown],
+        "recommended": None if misses else outcome.candidate.id,
+        "near_misses": [{**shown, "misses": misses}] if misses else [],
+        "rejected": [],
+        "screened": 0,
+        "simulated": 1 + tried,
+        "binding": misses[0] if misses else None,
+        "fixed": {
+            "id": outcome.candidate.id,
+            "holds": not misses,
+            "misses": misses,
+            "highest_rate_factor": factor,
+            "highest_request_rate_per_s": None if factor is None else factor * request.load.peak_rate_per_s,
+        },
+        "seed": request.seed,
+        "vllm_version_modelled": MODELLED_VLLM,
+        "notes": notes_of(request),
+    }
+    return Plan(payload, None if misses else outcome)
+
+
+def _today(request: PlanRequest, scenario: Scenario) -> _Today:
+    fleet, where = fleet_of(scenario), scenario.deployment
+    config = fleet.config
+    candidate = Candidate(
+        where.gpu,
+        where.tensor_parallel_size,
+        where.replicas,
+        where.quantization,
+        where.kv_cache_dtype,
+        config.max_num_seqs,
+        config.max_num_batched_tokens,
+    )
+    blocks = np.array([[config.num_gpu_blocks]])
+    tables = max(config.max_num_batched_tokens, 2 * max(MAX_NUM_SEQS))
+    kind = ReplicaKind(request.model, scenario.profile, candidate.layout, blocks, config.block_size, tables)
+    seats = np.array([config.max_num_seqs])
+    most = most_decodes(request.load, seats, blocks[0], config.block_size)
+    capacity = capacity_per_s(curve(kind, request.load, config.max_num_batched_tokens), most)
+    return _Today(request, candidate, fleet, float(capacity[0]))
+
+
+def highest_factor(today: _Today, now: Outcome) -> tuple[float | None, int]:
+    """The largest factor on the rate of the busiest minutes at which the deployment holds (``None``: at
+    none tried), to about 2 %, and how many rates were simulated."""
+    busiest = replace(today.request.load, trace=today.request.load.busiest)
+    ceiling = (1 - now.headroom) / now.deployment.utilisation
+    tried = 0
+
+    def holds(factor: float) -> bool:
+        nonlocal tried
+        tried += 1
+        scaled = replace(busiest, trace=busiest.trace.scaled(factor))
+        return today.at(scaled).holds
+
+    low, high = LEAST_FACTOR, float(np.clip(ceiling, LEAST_FACTOR, MOST_FACTOR))
+    if holds(high * (1 - 1e-9)):
+        return high, tried
+    if not holds(low):
+        return None, tried
+    for _ in range(BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, tried
