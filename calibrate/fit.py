@@ -171,9 +171,7 @@ def fit_table(obs: Observations, log_ratio: Floats, axes: Axes, smoothing: float
 
 
 def predict(roofline: Roofline, axes: Axes, table: TableFit, obs: Observations) -> Floats:
-    return np.asarray(
-        roofline.seconds(obs) * np.exp(hat_matrix(axes, obs.coords) @ table.values), dtype=np.float64
-    )
+    return np.asarray(roofline.seconds(obs) * np.exp(hat_matrix(axes, obs.coords) @ table.values), dtype=np.float64)
 
 
 def errors(predicted: Floats, measured: Floats) -> Errors:

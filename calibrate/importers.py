@@ -34,16 +34,12 @@ def find_database(path: Path | None = None) -> Path:
     if path is None:
         spec = importlib.util.find_spec("aiconfigurator_core")
         if spec is None or not spec.submodule_search_locations:
-            raise InputError(
-                "no measured-kernel database: pip install aiconfigurator-core, or give --database FOLDER"
-            )
+            raise InputError("no measured-kernel database: pip install aiconfigurator-core, or give --database FOLDER")
         path = Path(next(iter(spec.submodule_search_locations)))
     for folder in (path, path / "systems", path / "aiconfigurator_core" / "systems"):
         if (folder / "data").is_dir():
             return folder
-    raise InputError(
-        "no measured-kernel database here: a folder with data/ and <gpu>.yaml is needed", where=str(path)
-    )
+    raise InputError("no measured-kernel database here: a folder with data/ and <gpu>.yaml is needed", where=str(path))
 
 
 def database_label(systems: Path) -> str:
@@ -174,10 +170,13 @@ def read_all_reduce(systems: Path, gpu: str) -> pd.DataFrame:
     }
     table = _read(systems, path, columns)
     table = table[(table["backend"] == "vllm_graph") & (table["dtype"] == "bfloat16")]
-    table = table.assign(message_bytes=table["elements"] * BF16_BYTES)[
-        ["num_gpus", "message_bytes", "seconds"]
-    ]
+    table = table.assign(message_bytes=table["elements"] * BF16_BYTES)[["num_gpus", "message_bytes", "seconds"]]
     return _nonempty(_median(table), "all-reduce in a CUDA graph")
+
+
+def has_elementwise(systems: Path, gpu: str) -> bool:
+    """Whether element-wise kernels of this GPU were measured (A100's were not)."""
+    return any((systems / "data" / gpu / "quantize" / "vllm").glob("*/scale_matrix_perf.parquet"))
 
 
 def read_elementwise(systems: Path, gpu: str) -> pd.DataFrame:

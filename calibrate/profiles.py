@@ -64,81 +64,64 @@ def _attention(
     )
 
 
-def _gemm(systems: Path, gpu: str, facts: Facts, date: str) -> dict[Precision, Kernel]:
-    table = importers.read_gemm(systems, gpu)
+def _gemm(table: pd.DataFrame, facts: Facts, date: str) -> dict[Precision, Kernel]:
     bandwidth = facts.mem_bw_bytes_per_s.value
     peaks: dict[Precision, Estimate | None] = {"bf16": facts.flops.bf16, "fp8": facts.flops.fp8}
     return {
-        dtype: fit_kernel(
-            families.gemm(table, dtype, _provenance(table, date)),
-            (peak.value, bandwidth),
-            families.GEMM,
-        )
+        dtype: fit_kernel(families.gemm(table, dtype, _provenance(table, date)), (peak.value, bandwidth), families.GEMM)
         for dtype, peak in peaks.items()
         if peak is not None and (table["dtype"] == dtype).any()
     }
 
 
-def _copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
-    try:
-        table = importers.read_elementwise(systems, gpu)
-    except InputError:
-        return _mean_copy(systems, gpu, facts, date)
-    return fit_copy(table, facts.mem_bw_bytes_per_s.value, _provenance(table, date))
+def _copy(systems: Path, gpu: str, date: str) -> Copy:
+    """The element-wise fit; for a GPU without measurements the mean of those that have some, marked assumed."""
 
+    def peak(name: str) -> float:
+        return float(importers.read_datasheet(systems, name)["gpu"]["mem_bw"])
 
-def _mean_copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
-    """No element-wise measurement of this GPU: the mean of those that have one, marked assumed."""
-    others = []
-    for other in importable(systems):
-        try:
-            table = importers.read_elementwise(systems, other)
-        except InputError:
-            continue
-        peak = float(importers.read_datasheet(systems, other)["gpu"]["mem_bw"])
-        others.append((other, fit_copy(table, peak, _provenance(table, date)), peak))
+    def fitted(name: str) -> Copy:
+        table = importers.read_elementwise(systems, name)
+        return fit_copy(table, peak(name), _provenance(table, date))
+
+    if importers.has_elementwise(systems, gpu):
+        return fitted(gpu)
+    others = [name for name in importable(systems) if importers.has_elementwise(systems, name)]
     if len(others) < 2:
-        raise InputError(
-            f"the database has no element-wise kernels of {gpu}, nor of two GPUs to take their mean"
-        )
-    source = f"mean launch and share of peak bandwidth of {', '.join(name for name, _, _ in others)}"
-    return assumed_copy(
-        [(fit, peak) for _, fit, peak in others], facts.mem_bw_bytes_per_s.value, source, date
-    )
+        raise InputError(f"the database has no element-wise kernels of {gpu}, nor of two GPUs to take their mean")
+    source = f"mean launch and share of peak bandwidth of {', '.join(others)}"
+    return assumed_copy([(fitted(name), peak(name)) for name in others], peak(gpu), source, date)
 
 
-def build_profile(
-    systems: Path, gpu: str, date: str, note: Callable[[str], None] = lambda _: None
-) -> HardwareProfile:
-    """Fit every family of ``gpu``. Raises :class:`InputError` for an unknown GPU or unusable data."""
+def build_profile(systems: Path, gpu: str, date: str, note: Callable[[str], None] = lambda _: None) -> HardwareProfile:
+    """Fit every family of ``gpu``.
+
+    Raises :class:`InputError` for an unknown GPU or unusable data, before anything is fitted.
+    """
     if gpu not in importable(systems):
         raise unknown_name("GPU", gpu, importable(systems))
     source = f"{importers.database_label(systems)}, {gpu}.yaml"
     facts = facts_of(gpu, importers.read_datasheet(systems, gpu), source, date)
     peaks = (facts.flops.bf16.value, facts.mem_bw_bytes_per_s.value)
+    gemm, messages = importers.read_gemm(systems, gpu), importers.read_all_reduce(systems, gpu)
+    decode, prefill = importers.read_decode(systems, gpu), importers.read_prefill(systems, gpu)
+    note(f"{gpu}: element-wise kernels and all-reduce")
+    elementwise = _copy(systems, gpu, date)
+    all_reduce = tuple(fit_all_reduce(messages, _provenance(messages, date)))
     note(f"{gpu}: matrix multiplications")
-    gemm = _gemm(systems, gpu, facts, date)
+    gemm_fits = _gemm(gemm, facts, date)
     note(f"{gpu}: decode attention")
-    decode = _attention(importers.read_decode(systems, gpu), families.decode, families.DECODE, peaks, date)
+    decode_fits = _attention(decode, families.decode, families.DECODE, peaks, date)
     note(f"{gpu}: prefill attention")
-    prefill = _attention(
-        importers.read_prefill(systems, gpu), families.prefill, families.PREFILL, peaks, date
+    prefill_fits = _attention(prefill, families.prefill, families.PREFILL, peaks, date)
+    kernels = Kernels(
+        gemm=gemm_fits,
+        decode_attention=decode_fits,
+        prefill_attention=prefill_fits,
+        all_reduce=all_reduce,
+        elementwise=elementwise,
     )
-    note(f"{gpu}: all-reduce and element-wise kernels")
-    messages = importers.read_all_reduce(systems, gpu)
-    return HardwareProfile(
-        name=gpu,
-        label=DEVICE[gpu][0],
-        facts=facts,
-        kernels=Kernels(
-            gemm=gemm,
-            decode_attention=decode,
-            prefill_attention=prefill,
-            all_reduce=tuple(fit_all_reduce(messages, _provenance(messages, date))),
-            elementwise=_copy(systems, gpu, facts, date),
-        ),
-        fit_notes=NOTES,
-    )
+    return HardwareProfile(name=gpu, label=DEVICE[gpu][0], facts=facts, kernels=kernels, fit_notes=NOTES)
 
 
 def keep_host(profile: HardwareProfile, path: Path) -> HardwareProfile:
@@ -172,9 +155,7 @@ def _short(value: Any) -> bool:
 
 
 def _mapping(dumper: _Dumper, data: dict[str, Any]) -> yaml.Node:
-    one_line = all(map(_plain, data.values())) or all(
-        not _plain(value) and _short(value) for value in data.values()
-    )
+    one_line = all(map(_plain, data.values())) or all(not _plain(value) and _short(value) for value in data.values())
     flow = bool(data) and one_line and len(str(data)) < LINE
     return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=flow)
 
@@ -188,9 +169,7 @@ def _float(dumper: _Dumper, value: float) -> yaml.Node:
     text = repr(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.12g}"
     if "e" in text and "." not in text:
         text = text.replace("e", ".0e")
-    return dumper.represent_scalar(
-        "tag:yaml.org,2002:float" if "." in text else "tag:yaml.org,2002:int", text
-    )
+    return dumper.represent_scalar("tag:yaml.org,2002:float" if "." in text else "tag:yaml.org,2002:int", text)
 
 
 def to_yaml(profile: HardwareProfile) -> str:

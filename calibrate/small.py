@@ -159,9 +159,7 @@ def _collective(num_gpus: int, sizes: Floats, seconds: Floats, provenance: Prove
     guess, measured, at = np.array(predicted), seconds[inner], sizes[inner]
     serving = (at >= SERVING_MESSAGE_BYTES[0]) & (at <= SERVING_MESSAGE_BYTES[1])
     held_out = HeldOut(overall=errors(guess, measured), serving=errors(guess[serving], measured[serving]))
-    return Collective(
-        num_gpus=num_gpus, segments=tuple(segments), held_out=rounded(held_out), provenance=provenance
-    )
+    return Collective(num_gpus=num_gpus, segments=tuple(segments), held_out=rounded(held_out), provenance=provenance)
 
 
 def without_strays(seconds: Floats) -> Floats:

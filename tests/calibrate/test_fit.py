@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BANDWIDTH, LAUNCH, RATE, gemm_seconds
+from made_up import BANDWIDTH, LAUNCH, RATE, gemm_seconds
 
 from calibrate import families, importers
 from calibrate.fit import (
@@ -69,9 +69,14 @@ def test_a_held_out_shape_is_predicted_without_its_own_rows(gemm: Observations) 
 
 
 def test_a_larger_table_must_earn_its_place(gemm: Observations) -> None:
-    small, large = {"m": (1, 8192), "n": (512, 16384), "k": (512, 16384)}, dict(families.GEMM[0][0])
-    assert fit_kernel(gemm, PEAKS, [(small, 0.1), (large, 0.1)]).table.axes["n"] == (512, 16384)
-    bumpy = replace(gemm, seconds=gemm.seconds * np.where(gemm.coords["n"] == 4096, 1.5, 1.0))
+    small, large = (
+        {"m": (1, 8192), "n": (512, 16384), "k": (512, 16384)},
+        {"m": (1, 8192), "n": (512, 1024, 4096, 8192, 16384), "k": (512, 16384)},
+    )
+    noise = np.exp(np.random.default_rng(2).normal(scale=0.05, size=len(gemm.seconds)))
+    noisy = replace(gemm, seconds=gemm.seconds * noise)
+    assert fit_kernel(noisy, PEAKS, [(small, 0.1), (large, 0.1)]).table.axes["n"] == (512, 16384)
+    bumpy = replace(noisy, seconds=noisy.seconds * np.where(gemm.coords["n"] == 4096, 1.5, 1.0))
     assert len(fit_kernel(bumpy, PEAKS, [(small, 0.1), (large, 0.1)]).table.axes["n"]) > 2
 
 
@@ -89,18 +94,14 @@ def test_serving_shapes_are_those_of_dense_models(gemm: Observations) -> None:
 def test_work_is_counted_as_the_cost_room_counts_it(database: Path) -> None:
     table = importers.read_prefill(database, "h100_sxm")
     seen = families.prefill(table, "bf16", 128, SOURCE)
-    row = int(
-        np.flatnonzero((table["batch"] == 8) & (table["chunk"] == 1024) & (table["num_heads"] == 16))[0]
-    )
+    row = int(np.flatnonzero((table["batch"] == 8) & (table["chunk"] == 1024) & (table["num_heads"] == 16))[0])
     assert seen.flops[row] == 4 * 8 * 1024 * 512 * 16 * 128
     assert seen.coords["rows"][row] == 8 * 1024 * 16
     assert seen.coords["span"][row] == 1024
 
 
 def test_all_reduce_is_split_where_vllm_changes_the_algorithm(database: Path) -> None:
-    fits = {
-        fit.num_gpus: fit for fit in fit_all_reduce(importers.read_all_reduce(database, "h100_sxm"), SOURCE)
-    }
+    fits = {fit.num_gpus: fit for fit in fit_all_reduce(importers.read_all_reduce(database, "h100_sxm"), SOURCE)}
     assert [segment.message_bytes[0] for segment in fits[8].segments] == [256, 256 * 1024, 8 * 2**20]
     assert [segment.algorithm for segment in fits[2].segments] == ["one_stage", "nccl"]
     assert fits[4].held_out.overall.mape < 1e-3  # the made-up kernels are straight lines

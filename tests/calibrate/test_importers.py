@@ -72,9 +72,7 @@ def _spoil(path: Path, **changes: object) -> None:
         ({"m": np.inf}, "not finite"),
     ],
 )
-def test_other_columns_and_bad_numbers_are_refused(
-    database: Path, changes: dict[str, object], said: str
-) -> None:
+def test_other_columns_and_bad_numbers_are_refused(database: Path, changes: dict[str, object], said: str) -> None:
     _spoil(database / GEMM, **changes)
     with pytest.raises(InputError, match=said):
         importers.read_gemm(database, "h100_sxm")
@@ -87,7 +85,7 @@ def test_a_file_that_is_no_parquet_is_named(database: Path) -> None:
 
 
 def test_absent_families_gpus_and_databases_are_said(database: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown GPU 'h10'.*did you mean 'h100_sxm'"):
+    with pytest.raises(InputError, match=r"unknown GPU 'h10'.*did you mean 'h100_sxm'"):
         importers.read_gemm(database, "h10")
     (database / "data/h100_sxm/quantize/vllm/0.24.0/scale_matrix_perf.parquet").unlink()
     with pytest.raises(InputError, match="the database has no scale_matrix_perf"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import gemm_seconds
+from made_up import gemm_seconds, write_database
 
 from calibrate.profiles import build_profile, keep_host, to_yaml
 from twin.base import Estimate, InputError
@@ -16,9 +16,7 @@ from twin.spec.hardware import HardwareProfile, HostFit, load_profile
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[HardwareProfile, Path]:
-    from conftest import database
-
-    systems = database.__wrapped__(tmp_path_factory.mktemp("database"))
+    systems = write_database(tmp_path_factory.mktemp("database"))
     return build_profile(systems, "h100_sxm", "2026-01-01"), systems
 
 
@@ -56,7 +54,7 @@ def test_a_host_section_survives_a_new_import(built: tuple[HardwareProfile, Path
     }
     host = HostFit.model_validate(fields)
     path = tmp_path / "h100_sxm.yaml"
-    path.write_text(to_yaml(profile.model_copy(update={"host": host})))
+    path.write_text(to_yaml(profile.model_copy(update={"host": host})), encoding="utf-8")
     assert keep_host(profile, path).host == host
     assert keep_host(profile, tmp_path / "none.yaml").host is None
 

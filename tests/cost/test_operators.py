@@ -181,9 +181,7 @@ def test_element_wise_kernels_have_a_floor_and_a_bandwidth() -> None:
         assert 1e-6 < tiny < 6e-6
         assert larger / large == pytest.approx(2.0, rel=0.3)
         assert 4e9 / larger < 1.3 * profile.facts.mem_bw_bytes_per_s.value
-    assert float(ops.fp8_quant_s(H200, 4096, 8192)) == pytest.approx(
-        float(ops.elementwise_s(H200, 3 * 4096 * 8192))
-    )
+    assert float(ops.fp8_quant_s(H200, 4096, 8192)) == pytest.approx(float(ops.elementwise_s(H200, 3 * 4096 * 8192)))
 
 
 def test_a_whole_sweep_over_tokens_is_quick() -> None:

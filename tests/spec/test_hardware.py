@@ -104,9 +104,7 @@ def _parse(path: Path) -> object:
         (("label: NVIDIA L40S", "label: [NVIDIA"), r"mine\.yaml:\d+: .*(YAML|flow)"),
     ],
 )
-def test_a_broken_file_is_named_with_its_field_or_line(
-    tmp_path: Path, change: tuple[str, str], said: str
-) -> None:
+def test_a_broken_file_is_named_with_its_field_or_line(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     broken = tmp_path / "mine.yaml"
     text = (data_dir("hwprofiles") / "l40s.yaml").read_text()
     assert change[0] in text

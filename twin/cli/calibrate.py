@@ -38,9 +38,7 @@ def calibrate() -> None:
 def import_(
     database: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the measured-kernel database; the installed aiconfigurator-core without it."
-        ),
+        typer.Option(help="Folder of the measured-kernel database; the installed aiconfigurator-core without it."),
     ] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="Only this GPU; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the profiles.")] = Path("hwprofiles"),
@@ -77,11 +75,7 @@ def error_rows(profile: HardwareProfile) -> list[dict[str, object]]:
     )
     named = [
         *((f"gemm {dtype}", kernel.held_out) for dtype, kernel in kernels.gemm.items()),
-        *(
-            (f"{what} {fit.kv} d{fit.head_dim}", fit.kernel.held_out)
-            for what, fits in attention
-            for fit in fits
-        ),
+        *((f"{what} {fit.kv} d{fit.head_dim}", fit.kernel.held_out) for what, fits in attention for fit in fits),
         *((f"all-reduce {fit.num_gpus} GPUs", fit.held_out) for fit in kernels.all_reduce),
         ("element-wise", kernels.elementwise.held_out),
     ]

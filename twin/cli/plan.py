@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ def plan(
     too_long: Annotated[TooLong, typer.Option(help="Requests beyond the model's context.")] = "error",
     fixed: Annotated[Path | None, typer.Option(help="Scenario: judge this deployment instead.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.", min=0)] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; the plan is the same for any number.", min=1)] = 2,
     out: Annotated[Path, typer.Option("--out", help="Folder that the run folder is made in.")] = Path("runs"),
     fmt: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.table,
 ) -> int:
@@ -89,6 +91,7 @@ def plan(
         max_model_len=max_model_len,
         gpu_memory_utilization=gpu_memory_utilization,
         seed=seed,
+        jobs=min(jobs, os.cpu_count() or 1),
     )
     for text in request.load.trace.notes:
         note(f"{request.load.trace.name}: {text}")
@@ -273,10 +276,8 @@ def _trace(asked: Traffic, seed: int) -> Any:
     from twin.traffic.readers import read_trace
     from twin.traffic.synthetic import synthesize
 
-    if asked.synthetic is not None:
-        trace = synthesize(asked.synthetic, seed)
-    else:
-        trace = read_trace(Path(str(asked.trace)))
+    recipe = asked.synthetic
+    trace = read_trace(Path(str(asked.trace))) if recipe is None else synthesize(recipe, seed)
     return trace if asked.rate == 1.0 else trace.scaled(asked.rate)
 
 
@@ -377,33 +378,25 @@ def _table(payload: dict[str, Any]) -> RenderableType:
 
 
 def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     shown = {bound["metric"]: f"p{bound['quantile'] * 100:g}" for bound in reversed(options[0]["bounds"])}
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold")
-    table.add_column("" if options[0].get("misses") else "option")
-    table.add_column("GPUs")
-    table.add_column("layout, weights/KV, seats/tokens")
-    for name in (
-        "$/month",
-        "$/Mtok",
-        f"{shown.get('ttft', 'p99')} TTFT",
-        f"{shown.get('tpot', 'p99')} TPOT",
-        "use",
-    ):
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "GPUs", "layout", "weights/KV"):
+        table.add_column(name)
+    latencies = [f"{shown.get(metric, 'p99')} {metric.upper()}" for metric in ("ttft", "tpot")]
+    for name in ("seats/tokens", "$/month", *latencies, "use"):
         table.add_column(name, justify="right")
     for number, item in enumerate(options, 1):
         label = str(number) if item.get("misses") else "\n".join(name.replace("_", " ") for name in item["names"])
-        layout = (
-            f"TP{item['tensor_parallel_size']} × {item['replicas']}, {item['quantization'] or 'bf16'}"
-            f"/{item['kv_cache_dtype']}, {item['max_num_seqs']}/{item['max_num_batched_tokens']}"
-        )
         table.add_row(
             label,
             f"{item['num_gpus']} {item['gpu']}",
-            layout,
+            f"TP{item['tensor_parallel_size']} × {item['replicas']}",
+            f"{item['quantization'] or 'bf16'}/{item['kv_cache_dtype']}",
+            f"{item['max_num_seqs']}/{item['max_num_batched_tokens']}",
             f"{item['usd_per_month']:,.0f}",
-            f"{item['usd_per_mtok']:,.2f}",
             _ms(item, "ttft", shown),
             _ms(item, "tpot", shown),
             f"{item['peak_utilisation']:.0%}",
@@ -412,12 +405,9 @@ def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
 
 
 def _ms(item: dict[str, Any], metric: str, shown: dict[str, str]) -> str:
-    """The promised quantile at its worse of whole trace and busiest minutes; p99 of the trace where none is promised."""
-    bound = next(
-        (b for b in item["bounds"] if b["metric"] == metric and f"p{b['quantile'] * 100:g}" == shown[metric]),
-        None,
-    )
-    value = item["metrics"][f"p99_{metric}_ms"] if bound is None else bound["worst_s"] * 1e3
+    """The promised quantile, the worse of whole trace and busiest minutes; p99 where none is promised."""
+    bounds = [b for b in item["bounds"] if b["metric"] == metric and f"p{b['quantile'] * 100:g}" == shown[metric]]
+    value = bounds[0]["worst_s"] * 1e3 if bounds else item["metrics"][f"p99_{metric}_ms"]
     return "–" if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"
 
 
@@ -447,11 +437,22 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
         )
     price = chosen["usd_per_gpu_hour"]
     lines = [
-        f"\nRecommended, on each of {chosen['replicas']} replica{'s' if chosen['replicas'] > 1 else ''}:",
-        f"  {chosen['vllm_command']}",
+        f"\n{'Deployed' if 'fixed' in payload else 'Recommended'}, on each of {chosen['replicas']} replica{'s' if chosen['replicas'] > 1 else ''}:",
+        _shell_lines(chosen["vllm_command"]),
         f"Calibration: {chosen['calibrated']} the measured range"
         + (f" ({', '.join(chosen['outside_because'])})" if chosen["outside_because"] else "")
         + f"; {known}.",
         f"Price: ${price['value']:.2f} per GPU hour ({price['origin']}, {price['date']}).",
     ]
     return [Text(line) for line in lines]
+
+
+def _shell_lines(command: str, width: int = 96) -> str:
+    """A command broken before its flags, so that it can be pasted from a page of ``width`` columns."""
+    lines = ["  "]
+    for position, part in enumerate(command.split(" --")):
+        piece = part if position == 0 else f"--{part}"
+        if len(lines[-1]) + len(piece) > width:
+            lines.append("    ")
+        lines[-1] += piece + " "
+    return "\\\n".join(lines).rstrip()

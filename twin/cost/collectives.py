@@ -13,9 +13,7 @@ from twin.spec.hardware import Collective, HardwareProfile
 def _fit(profile: HardwareProfile, num_gpus: int) -> Collective:
     fits = {fit.num_gpus: fit for fit in profile.kernels.all_reduce}
     if num_gpus not in fits:
-        raise InputError(
-            f"{profile.name} has no measured all-reduce among {num_gpus} GPUs", allowed=[1, *fits]
-        )
+        raise InputError(f"{profile.name} has no measured all-reduce among {num_gpus} GPUs", allowed=[1, *fits])
     return fits[num_gpus]
 
 
@@ -46,9 +44,7 @@ def all_reduce_s(profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLi
     return np.asarray(seconds, dtype=np.float64)
 
 
-def all_reduce_in_range(
-    profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike
-) -> NDArray[np.bool_]:
+def all_reduce_in_range(profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike) -> NDArray[np.bool_]:
     """Where a message size lies between the smallest and the largest measured."""
     sizes = np.asarray(message_bytes, dtype=np.float64)
     if num_gpus == 1:

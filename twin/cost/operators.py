@@ -43,9 +43,7 @@ def gemm_kernel(profile: HardwareProfile, dtype: Precision) -> Kernel:
     """Raises :class:`InputError` when the profile has no measured GEMM of that precision."""
     kernel = profile.kernels.gemm.get(dtype)
     if kernel is None:
-        raise InputError(
-            f"{profile.name} has no measured {dtype} matrix multiplication", allowed=profile.kernels.gemm
-        )
+        raise InputError(f"{profile.name} has no measured {dtype} matrix multiplication", allowed=profile.kernels.gemm)
     return kernel
 
 
@@ -70,20 +68,14 @@ def gemm_s(profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k
     ``m`` (tokens) may be an array. fp8 activations come already quantised.
     """
     flops, moved = gemm_work(dtype, m, n, k)
-    return kernel_s(
-        gemm_kernel(profile, dtype), flops, moved, m=m, n=n, k=k, fill=gemm_fill(m), area=_array(m) * n
-    )
+    return kernel_s(gemm_kernel(profile, dtype), flops, moved, m=m, n=n, k=k, fill=gemm_fill(m), area=_array(m) * n)
 
 
-def gemm_in_range(
-    profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k: float
-) -> NDArray[np.bool_]:
+def gemm_in_range(profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k: float) -> NDArray[np.bool_]:
     return gemm_kernel(profile, dtype).table.covers(m=m, n=n, k=k, fill=1.0, area=_array(m) * n)
 
 
-def _pick(
-    fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: Precision, head_dim: int
-) -> Kernel:
+def _pick(fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: Precision, head_dim: int) -> Kernel:
     """The kernel measured at this KV precision and the nearest head size; work scales with the true one."""
     same = [fit for fit in fits if fit.kv == kv]
     if not same:
@@ -131,9 +123,7 @@ def decode_attention_s(
     kernel = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim)
     flops, moved = decode_work(kv_dtype, batch, mean_context, num_heads, num_kv_heads, head_dim)
     lanes = _array(batch) * num_kv_heads
-    return kernel_s(
-        kernel, flops, moved, lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads)
-    )
+    return kernel_s(kernel, flops, moved, lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
 
 
 def decode_in_range(
@@ -255,9 +245,7 @@ def copy_s(copy: Copy, bytes_moved: ArrayLike) -> Floats:
     seconds = p_norm(copy.launch_s.value, moved / copy.bytes_per_s.value, copy.p.value)
     if copy.table is None:
         return seconds
-    return np.asarray(
-        seconds * np.exp(interpolate(copy.table.log_axes, copy.table.values, [moved])), dtype=np.float64
-    )
+    return np.asarray(seconds * np.exp(interpolate(copy.table.log_axes, copy.table.values, [moved])), dtype=np.float64)
 
 
 def elementwise_s(profile: HardwareProfile, bytes_moved: ArrayLike) -> Floats:

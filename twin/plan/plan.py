@@ -52,6 +52,7 @@ class PlanRequest:
     headroom: float = 0.2
     gpu_memory_utilization: float = 0.92
     seed: int = 0
+    jobs: int = 1
     notes: tuple[str, ...] = ()
 
     @property
@@ -121,8 +122,7 @@ def solve(request: PlanRequest, progress: Progress = silent) -> Plan:
         "options": [_option(request, o, names) for o, names in chosen],
         "recommended": next((o.candidate.id for o, names in chosen if "recommended" in names), None),
         "near_misses": [
-            {**_option(request, o, ()), "misses": list(said)}
-            for o, said in sorted(misses, key=_nearness)[:NEAR_MISSES]
+            {**_option(request, o, ()), "misses": list(said)} for o, said in sorted(misses, key=_nearness)[:NEAR_MISSES]
         ],
         "front": [_point(o) for o in found.front],
         "rejected": _rejected(refused, judged),
@@ -174,8 +174,9 @@ def _searched(request: PlanRequest, judged: Screen, rows: Any, progress: Progres
     if not rows.size:
         return _Search()
     simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom, progress)
-    search(simulator, rows, request.seed)
-    rerun(simulator)
+    with simulator.workers(request.jobs):
+        search(simulator, rows, request.seed)
+        rerun(simulator)
     whole = [simulator.whole[row] for row in sorted(simulator.whole)]
     kept = [simulator.whole[row] for row in front(simulator.whole)]
     return _Search(whole, kept, {o.candidate.id for o in [*simulator.sliced.values(), *whole]})
@@ -229,8 +230,7 @@ def _purse(request: PlanRequest, judged: Screen, beyond: Any, least: Outcome) ->
 
 def _purse_miss(request: PlanRequest, outcome: Outcome) -> str:
     asked = request.budget_text or f"--max-gpus {request.max_gpus}"
-    gpus = outcome.candidate.num_gpus
-    return f"${usd_per_month(outcome.usd_per_hour):,.0f}/month on {gpus} GPUs is over {asked}"
+    return f"${usd_per_month(outcome.usd_per_hour):,.0f}/month for {outcome.candidate.num_gpus} GPU(s) is over {asked}"
 
 
 def _power_kw(request: PlanRequest, outcome: Outcome) -> float:
@@ -242,8 +242,10 @@ def _searched_nearest(request: PlanRequest, judged: Screen) -> list[Outcome]:
     show.
     """
     simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom)
-    within = np.array([reason not in PURSE for reason in judged.reasons])
-    rows = np.flatnonzero(within[judged.reason] & (judged.utilisation < 1))
+    limits = request.limits
+    rows = np.flatnonzero(judged.utilisation < 1)
+    bought = [judged.candidate(row) for row in rows.tolist()]
+    rows = rows[np.array([limits.violation(c.gpu, c.num_gpus) is None for c in bought], dtype=bool)]
     score = judged.ttft_s[rows] + judged.tpot_s[rows]
     nearest: dict[str, int] = {}
     for row in rows[np.lexsort((rows, judged.usd_per_hour[rows], score))].tolist():
@@ -322,6 +324,6 @@ def notes_of(request: PlanRequest, options: int = 3) -> list[str]:
     if not request.slo.bounds:
         notes.append("no latency was promised: an option holds if it keeps up with its traffic")
     if 0 < options < 3:
-        notes.append(f"only {options} distinct option{'s' if options > 1 else ''}: one is the best in
-        several ways")
+        plural = "s" if options > 1 else ""
+        notes.append(f"only {options} distinct option{plural}: one is the best in several ways")
     return notes

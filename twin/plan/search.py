@@ -4,9 +4,10 @@ whole trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from twin.plan.workload import BUSIEST_S, Workload
 from twin.spec.slo import Bound
 from twin.traffic.trace import Trace
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 
@@ -28,8 +32,11 @@ SLICE_REQUESTS = 4000
 SEARCH_REQUESTS = 420_000
 """Requests that the search may simulate in all: a bound in work, not in time, so that runs repeat."""
 
-MOST_EVALUATIONS = 170
+LEAST_EVALUATIONS, MOST_EVALUATIONS = 48, 170
 WHOLE_REQUESTS = 320_000
+HASHED = 3
+"""A request with prefix hashes costs about so many times the work of one without."""
+
 LEAST_WHOLE, MOST_WHOLE = 5, 16
 POPULATION = 24
 MOST_GENERATIONS = 40
@@ -50,11 +57,15 @@ class Simulator:
     progress: Progress = silent
     sliced: dict[int, Outcome] = field(default_factory=dict)
     whole: dict[int, Outcome] = field(default_factory=dict)
+    _pool: Executor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.slice = busiest_slice(self.load)
-        self.max_evaluations = int(np.clip(SEARCH_REQUESTS // len(self.slice), ENUMERATED, MOST_EVALUATIONS))
-        self.max_whole = int(np.clip(WHOLE_REQUESTS // len(self.load.trace), LEAST_WHOLE, MOST_WHOLE))
+        weight = 1 if self.load.trace.prefix_hashes is None else HASHED
+        evaluations = SEARCH_REQUESTS // (weight * len(self.slice))
+        whole = WHOLE_REQUESTS // (weight * len(self.load.trace))
+        self.max_evaluations = int(np.clip(evaluations, LEAST_EVALUATIONS, MOST_EVALUATIONS))
+        self.max_whole = int(np.clip(whole, LEAST_WHOLE, MOST_WHOLE))
 
     def deployment(self, row: int) -> Deployment:
         screen = self.screen
@@ -71,24 +82,58 @@ class Simulator:
 
     def on_slice(self, row: int) -> Outcome:
         """The busiest minutes alone, from an empty fleet."""
-        if row not in self.sliced:
-            self.sliced[row] = evaluate(self.deployment(row), self.slice, self.bounds, headroom=self.headroom)
-            self.progress("searching", len(self.sliced), self.max_evaluations)
-        return self.sliced[row]
+        return self.many([row])[0]
 
     def on_whole(self, row: int) -> Outcome:
         """The whole trace and, in it, its busiest five minutes."""
-        if row not in self.whole:
-            self.whole[row] = evaluate(
-                self.deployment(row),
-                self.load.trace,
-                self.bounds,
-                headroom=self.headroom,
-                busiest_span_s=self.load.busiest_span_s,
-                full=True,
-            )
-            self.progress("whole trace", len(self.whole), self.max_whole)
-        return self.whole[row]
+        return self.many([row], whole=True)[0]
+
+    def many(self, rows: Sequence[int], *, whole: bool = False) -> list[Outcome]:
+        """Outcomes of ``rows``, in their order; those not simulated yet on as many processes as there are."""
+        cache, total = (self.whole, self.max_whole) if whole else (self.sliced, self.max_evaluations)
+        missing = [row for row in dict.fromkeys(rows) if row not in cache]
+        run = self._pool.map if self._pool is not None and len(missing) > 1 else map
+        job = _in_worker if run is not map else self.run
+        for row, outcome in zip(missing, run(job, missing, [whole] * len(missing)), strict=True):
+            cache[row] = outcome
+            self.progress("whole trace" if whole else "searching", len(cache), total)
+        return [cache[row] for row in rows]
+
+    def run(self, row: int, whole: bool) -> Outcome:
+        """One simulation."""
+        trace, span = (self.load.trace, self.load.busiest_span_s) if whole else (self.slice, None)
+        deployment = self.deployment(row)
+        return evaluate(deployment, trace, self.bounds, headroom=self.headroom, busiest_span_s=span, full=whole)
+
+    @contextmanager
+    def workers(self, jobs: int) -> Iterator[None]:
+        """Simulate on ``jobs`` processes while inside. The results are the same for any number."""
+        if jobs <= 1:
+            yield
+            return
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        alone = replace(self, progress=silent, sliced={}, whole={})
+        context = get_context("spawn")  # a fork would copy the thread that draws the progress bar
+        with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(alone,)) as pool:
+            self._pool = pool
+            try:
+                yield
+            finally:
+                self._pool = None
+                pool.shutdown(cancel_futures=True)
+
+
+_worker: list[Simulator] = []
+
+
+def _start_worker(simulator: Simulator) -> None:
+    _worker[:] = [simulator]
+
+
+def _in_worker(row: int, whole: bool) -> Outcome:
+    return _worker[0].run(row, whole)
 
 
 def busiest_slice(load: Workload) -> Trace:
@@ -103,8 +148,7 @@ def search(simulator: Simulator, rows: Ints, seed: int) -> None:
     closed form's best.
     """
     if rows.size <= ENUMERATED:
-        for row in rows.tolist():
-            simulator.on_slice(row)
+        simulator.many(rows.tolist())
         return
     encoded = encode(simulator.screen, rows)
     starts = seeds(simulator.screen, rows, simulator.bounds, POPULATION)
@@ -199,7 +243,7 @@ def _evolve(
         population = algorithm.ask()
         nearest = [int(np.abs((encoded - x) / scale).sum(axis=1).argmin()) for x in population.get("X")]
         population.set("X", encoded[nearest])
-        scored = [objectives(simulator.on_slice(int(rows[at]))) for at in nearest]
+        scored = [objectives(outcome) for outcome in simulator.many([int(rows[at]) for at in nearest])]
         static = StaticProblem(problem, F=np.array([f for f, _ in scored]), G=np.array([g for _, g in scored]))
         Evaluator().eval(static, population)
         algorithm.tell(infills=population)
@@ -263,8 +307,7 @@ def rerun(simulator: Simulator) -> None:
         per_gpu.setdefault(sliced[row].candidate.gpu, row)
     wanted = [*holding[:3], *fastest[:1], *per_gpu.values(), *front(sliced), *nearest]
     order = list(dict.fromkeys(wanted))
-    for row in order[: simulator.max_whole]:
-        simulator.on_whole(row)
+    simulator.many(order[: simulator.max_whole], whole=True)
     for row in holding:
         if (
             any(outcome.holds for outcome in simulator.whole.values())

@@ -82,6 +82,12 @@ class Table(Frozen):
             raise ValueError(f"milli_log holds {self._flat.size} numbers, the axes ask for {want}")
         return self
 
+    def __eq__(self, other: object) -> bool:
+        """Equal in its fields: the arrays kept beside them do not compare."""
+        return isinstance(other, Table) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
     @cached_property
     def _flat(self) -> NDArray[np.float64]:
         return np.array(" ".join(self.milli_log).split(), dtype=np.float64) / 1000.0
@@ -246,9 +252,7 @@ def _load(path: Path, _stamp: int) -> HardwareProfile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line
-        ) from None
+        raise InputError(f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
