@@ -106,7 +106,7 @@ def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[
 
     found = least_squares(
         residuals, np.array([0.5, 1.0, 2.0, 1.0, 0.7, 1.1]) if start is None else start,
-        bounds=(LOWER, np.inf), loss="soft_l1", f_scale=NOISE, diff_step=0.05, xtol=1e-3, ftol=1e-4, max_nfev=15,
+        bounds=(LOWER, np.inf), loss="soft_l1", f_scale=NOISE, diff_step=np.full(len(UNIT), 0.05), xtol=1e-3, ftol=1e-4, max_nfev=15,
     )  # fmt: skip
     freedom = max(found.fun.size - len(UNIT), 1)
     slopes = np.asarray(found.jac, dtype=np.float64)
@@ -175,20 +175,21 @@ def _describe(errors: Floats) -> str:
     return f"TPOT {tpot:.1%}, TTFT {ttft:.1%} mean absolute error over {len(errors)} runs"
 
 
-def fit_hosts(
-    table: Path, tell: Callable[[str], None], date: str, gpus_without_runs: Sequence[str]
-) -> dict[str, HostFit]:
-    """Host sections for every GPU in ``table`` and, assumed, for ``gpus_without_runs``."""
-    runs = read_runs(table)
+def fit_hosts(table: Path, tell: Callable[[str], None], date: str, gpus: Sequence[str]) -> dict[str, HostFit]:
+    """Host sections for ``gpus``: fitted where ``table`` has runs, else the mean of the fitted, marked assumed.
+
+    Raises :class:`InputError` when the table has no run that can be predicted.
+    """
+    runs = {gpu: measured for gpu, measured in read_runs(table).items() if gpu in gpus}
     results = {}
     for gpu, measured in sorted(runs.items()):
         tell(f"{gpu} ({load_profile(gpu).label}): {len(measured)} runs")
         results[gpu] = fit_with_errors(measured, tell)
-        tell(
-            f"  host {results[gpu].host}; in sample {_describe(log_errors(below_saturation(measured), results[gpu].host))}"
-        )
+        in_sample = log_errors(below_saturation(measured), results[gpu].host)
+        tell(f"  {results[gpu].host}; in sample {_describe(in_sample)}")
     sections = {gpu: host_section(result, table.name, date) for gpu, result in results.items()}
-    if gpus_without_runs:
+    without = [gpu for gpu in gpus if gpu not in sections]
+    if without:
         assumed = mean_host_section(results, runs, date)
-        sections |= dict.fromkeys(gpus_without_runs, assumed)
+        sections |= dict.fromkeys(without, assumed)
     return sections

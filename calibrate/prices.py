@@ -37,9 +37,7 @@ def price_book(rows: list[dict[str, str]]) -> dict[str, Any]:
         mine = [row for row in rows if row["gpu"] == label]
         kinds = {kind: _snapshot(mine, kind, label) for kind in ("on_demand", "spot")}
         kinds |= {kind: _estimate(mine, names) for kind, names in ESTIMATES.items()}
-        prices[gpu] = {
-            kind: kinds[kind] for kind in ("on_demand", "reserved", "spot", "owned") if kinds[kind]
-        }
+        prices[gpu] = {kind: kinds[kind] for kind in ("on_demand", "reserved", "spot", "owned") if kinds[kind]}
     return {"schema_version": 1, "rule": RULE, "prices": prices}
 
 
@@ -82,9 +80,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise InputError(f"cannot read the price table: {error.strerror}", where=path.name) from None
     needed = {"gpu", "kind", "usd_per_gpu_hour_median", "value", "source", "date"}
     if not rows or (lacking := needed - set(rows[0])):
-        raise InputError(
-            f"the price table lacks {', '.join(sorted(lacking)) if rows else 'rows'}", where=path.name
-        )
+        raise InputError(f"the price table lacks {', '.join(sorted(lacking)) if rows else 'rows'}", where=path.name)
     return rows
 
 

@@ -137,9 +137,7 @@ def test_a_folder_that_is_a_file_cannot_be_written(tmp_path: Path) -> None:
         write_atomic(tmp_path / "file" / "a.txt", b"x")
 
 
-def test_nothing_is_printed_when_out_cannot_be_written(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_nothing_is_printed_when_out_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TwinError):
         _emit(capsys, Format.json, out=tmp_path / "file" / "a.json")
@@ -170,9 +168,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["hardware", "list", "surplus"], "surplus"),
     ],
 )
-def test_usage_errors_are_one_sentence(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
+def test_usage_errors_are_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -181,9 +177,7 @@ def test_usage_errors_are_one_sentence(
     assert said in captured.err
 
 
-@pytest.mark.parametrize(
-    "arguments", [["hardware", "lst", "--format", "json"], ["--format=json", "hardware", "list"]]
-)
+@pytest.mark.parametrize("arguments", [["hardware", "lst", "--format", "json"], ["--format=json", "hardware", "list"]])
 def test_usage_errors_are_an_object_too(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert main(arguments) == 2
     data = json.loads(capsys.readouterr().out)

@@ -59,9 +59,7 @@ def _model(name: str) -> ModelSpec:
 
 
 ROWS = _rows()
-IDS = [
-    f"{r['model'].split('/')[1]}-tp{r['tensor_parallel_size']}-{r['quantization'] or 'bf16'}" for r in ROWS
-]
+IDS = [f"{r['model'].split('/')[1]}-tp{r['tensor_parallel_size']}-{r['quantization'] or 'bf16'}" for r in ROWS]
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +178,7 @@ def test_says_why_it_does_not_fit(h100: HardwareProfile) -> None:
     with pytest.raises(InfeasibleError, match=r"61\.\d GiB.*40960 tokens asked for"):
         tight.require(40960)
     assert tight.require(1024) is tight
-    none_left = memory_budget(
-        load_model("Llama-3.1-70B"), h100, tensor_parallel_size=2, gpu_memory_utilization=0.84
-    )
+    none_left = memory_budget(load_model("Llama-3.1-70B"), h100, tensor_parallel_size=2, gpu_memory_utilization=0.84)
     assert none_left.shortage() == "the weights leave no room for a KV cache"
 
 

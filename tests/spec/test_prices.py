@@ -54,9 +54,7 @@ def test_a_missing_price_says_which_and_what_there_is() -> None:
 
 def test_a_users_book_replaces_the_shipped_one(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(
-        "prices:\n  l40s: {owned: 0.6, on_demand: {usd_per_gpu_hour: 1, source: quote, date: 2026-11}}\n"
-    )
+    file.write_text("prices:\n  l40s: {owned: 0.6, on_demand: {usd_per_gpu_hour: 1, source: quote, date: 2026-11}}\n")
     book = load_price_book(file)
     owned = book.price("l40s", "owned")
     assert (owned.value, owned.origin, owned.source) == (0.6, "assumed", "the user's price book")

@@ -222,9 +222,7 @@ def test_budgets(text: str, budget: Budget) -> None:
     assert Budget.model_validate(budget.model_dump()) == budget
 
 
-@pytest.mark.parametrize(
-    "text", ["", "120k", "0/month", "-5gpu", "1.5gpu", "5/fortnight", "nan/h", "5EUR/h", "inf/h"]
-)
+@pytest.mark.parametrize("text", ["", "120k", "0/month", "-5gpu", "1.5gpu", "5/fortnight", "nan/h", "5EUR/h", "inf/h"])
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(InputError, match="budget"):
         parse_budget(text)

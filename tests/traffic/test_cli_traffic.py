@@ -127,7 +127,5 @@ def test_errors_propagate_as_one_sentence(args: list[str], error: type[TwinError
 
 def test_help_needs_no_numbers() -> None:
     """The command line starts fast: numpy, pandas and Arrow load only inside a command."""
-    code = (
-        "import sys, twin.cli.traffic; print([m for m in ('numpy', 'pandas', 'pyarrow') if m in sys.modules])"
-    )
+    code = "import sys, twin.cli.traffic; print([m for m in ('numpy', 'pandas', 'pyarrow') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

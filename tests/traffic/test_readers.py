@@ -32,9 +32,7 @@ def write(folder: Path, text: str | bytes, name: str = "t") -> Path:
         ("burstgpt_v2_head.csv", "burstgpt", 4),
     ],
 )
-def test_real_files_are_recognised_by_content(
-    shared: Path, tmp_path: Path, file: str, format: str, rows: int
-) -> None:
+def test_real_files_are_recognised_by_content(shared: Path, tmp_path: Path, file: str, format: str, rows: int) -> None:
     path = write(tmp_path, (shared / "traces" / file).read_bytes(), "no_hint.bin")
     assert recognise(load(path)) == format
     trace = read_trace(path)
@@ -232,12 +230,8 @@ def test_a_bad_row_deep_in_a_file_is_found(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.binary(max_size=200), st.sampled_from(["", PLAIN, AZURE, '{"timestamp": 0, "input_length": 5, ', "{"])
-)
-def test_garbage_never_raises_anything_else(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, head: str
-) -> None:
+@given(st.binary(max_size=200), st.sampled_from(["", PLAIN, AZURE, '{"timestamp": 0, "input_length": 5, ', "{"]))
+def test_garbage_never_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: str) -> None:
     path = write(tmp_path_factory.getbasetemp(), head.encode() + data)
     for format in (None, *FORMATS):
         try:

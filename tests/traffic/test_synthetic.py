@@ -26,9 +26,7 @@ def make(seed: int = 1, **fields: Any) -> Trace:
 
 def same(a: Trace, b: Trace) -> bool:
     columns = ("arrival_s", "input_tokens", "output_tokens")
-    return a.prefix_hashes == b.prefix_hashes and all(
-        np.array_equal(getattr(a, c), getattr(b, c)) for c in columns
-    )
+    return a.prefix_hashes == b.prefix_hashes and all(np.array_equal(getattr(a, c), getattr(b, c)) for c in columns)
 
 
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])

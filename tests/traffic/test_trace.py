@@ -35,9 +35,7 @@ def traces(draw: st.DrawFn) -> Trace:
         np.array(inputs),
         np.array(draw(lengths)),
         session=np.array([f"s{k % 3}" for k in range(n)], dtype=object) if draw(st.booleans()) else None,
-        prefix_hashes=tuple(tuple(range(k, k + -(-i // 512))) for k, i in enumerate(inputs))
-        if hashes
-        else None,
+        prefix_hashes=tuple(tuple(range(k, k + -(-i // 512))) for k, i in enumerate(inputs)) if hashes else None,
     )
 
 
@@ -89,8 +87,7 @@ def test_busiest_window_beats_every_other(made: Trace, seconds: float) -> None:
     count = len(made.busiest_window(seconds))
     ends = made.arrival_s + seconds
     held = [
-        int(((made.arrival_s >= a) & (made.arrival_s < b)).sum())
-        for a, b in zip(made.arrival_s, ends, strict=True)
+        int(((made.arrival_s >= a) & (made.arrival_s < b)).sum()) for a, b in zip(made.arrival_s, ends, strict=True)
     ]
     assert count == max(held)
 
@@ -118,9 +115,7 @@ def test_repeats_are_copies_that_share_nothing(made: Trace, times: int) -> None:
         blocks = [{i for ids in many.prefix_hashes[k * n : (k + 1) * n] for i in ids} for k in range(times)]
         assert all(not a & b for a, b in pairwise(blocks))
     if many.session is not None:
-        assert (
-            len(set(many.session)) == times * len(set(made.session or [])) if made.session is None else True
-        )
+        assert len(set(many.session)) == times * len(set(made.session or [])) if made.session is None else True
         assert not set(many.session[:n]) & set(many.session[n:])
 
 

@@ -66,6 +66,47 @@ def import_(
     emit({"kernels": rows}, fmt=fmt, table=lambda: _table(rows), rows=rows)
 
 
+@calibrate_app.command("fit")
+def fit(
+    runs: Annotated[Path, typer.Option(help="Table of closed-loop runs with measured means (CSV).")],
+    out: Annotated[Path, typer.Option(help="Folder of the profiles; their host sections are rewritten.")] = Path(
+        "hwprofiles"
+    ),
+    date: Annotated[str | None, typer.Option(help="Date that the coefficients carry; today without it.")] = None,
+    fmt: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.table,
+) -> None:
+    """Fit what a running engine adds to its kernels, with the simulation in the loop and the kernels fixed.
+
+    Profiles in OUT without runs of their own take the mean of the others, marked assumed.
+    """
+    _require_extra()
+    from datetime import UTC, datetime
+
+    from calibrate.host import fit_hosts
+    from calibrate.profiles import to_yaml
+    from twin.spec.hardware import load_profile
+
+    stamp = date or datetime.now(UTC).date().isoformat()
+    profiles = {path.stem: load_profile(path) for path in sorted(out.glob("*.yaml")) if path.stem != "prices"}
+    sections = fit_hosts(runs, note, stamp, list(profiles))
+    for name, section in sections.items():
+        write_atomic(out / f"{name}.yaml", to_yaml(profiles[name].model_copy(update={"host": section})))
+    rows: list[dict[str, object]] = [
+        {"gpu": name, **section.model_dump(include={"tpot_error", "ttft_error", "source"})}
+        for name, section in sections.items()
+    ]
+    emit({"hosts": rows}, fmt=fmt, table=lambda: _plain_table(rows), rows=rows)
+
+
+def _plain_table(rows: list[dict[str, object]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:.1%}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table
+
+
 def error_rows(profile: HardwareProfile) -> list[dict[str, object]]:
     """One row per fitted kernel of a profile: its held-out errors on serving shapes and on all."""
     kernels = profile.kernels

@@ -68,9 +68,7 @@ def _table(rows: list[dict[str, object]], scaled: dict[str, tuple[float, str]]) 
 
     table = Table(box=None)
     for column in rows[0]:
-        table.add_column(
-            column.removesuffix("_bytes"), justify="left" if column in ("name", "label") else "right"
-        )
+        table.add_column(column.removesuffix("_bytes"), justify="left" if column in ("name", "label") else "right")
     for row in rows:
         table.add_row(*(_cell(value, scaled.get(column)) for column, value in row.items()))
     return table

@@ -86,10 +86,7 @@ def emit(
 
 def json_text(payload: Mapping[str, object]) -> str:
     """One JSON object: ``schema_version`` first, keys in their own order, ``null`` instead of NaN."""
-    return (
-        json.dumps({"schema_version": SCHEMA_VERSION, **_plain_dict(payload)}, indent=2, allow_nan=False)
-        + "\n"
-    )
+    return json.dumps({"schema_version": SCHEMA_VERSION, **_plain_dict(payload)}, indent=2, allow_nan=False) + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:

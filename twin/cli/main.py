@@ -36,9 +36,7 @@ def _version(wanted: bool) -> None:
 
 
 def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
-    ),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
     quiet: bool = typer.Option(False, "--quiet", help="No notes and no progress on stderr."),
 ) -> None:
@@ -125,9 +123,7 @@ def _usage_error(error: typer.TyperException) -> InputError:
     """The usage error of the parser as ours: the command, what is wrong, and the nearest option."""
     context = getattr(error, "ctx", None)
     near = getattr(error, "possibilities", None) or [None]
-    commands = (
-        getattr(context.command, "commands", None) if context and "Missing command" in error.message else None
-    )
+    commands = getattr(context.command, "commands", None) if context and "Missing command" in error.message else None
     message = error.message if near[0] else error.format_message()
     return InputError(
         message.rstrip(".").replace("Value error, ", ""),

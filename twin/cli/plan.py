@@ -436,8 +436,9 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
             f" (host times {errors['host_origin']})"
         )
     price = chosen["usd_per_gpu_hour"]
+    replicas = "the replica" if chosen["replicas"] == 1 else f"each of {chosen['replicas']} replicas"
     lines = [
-        f"\n{'Deployed' if 'fixed' in payload else 'Recommended'}, on each of {chosen['replicas']} replica{'s' if chosen['replicas'] > 1 else ''}:",
+        f"\n{'Deployed' if 'fixed' in payload else 'Recommended'}, on {replicas}:",
         _shell_lines(chosen["vllm_command"]),
         f"Calibration: {chosen['calibrated']} the measured range"
         + (f" ({', '.join(chosen['outside_because'])})" if chosen["outside_because"] else "")

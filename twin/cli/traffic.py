@@ -18,9 +18,7 @@ traffic_app = typer.Typer(help="Look at request traces, make them, change them."
 
 TraceFile = Annotated[
     Path,
-    typer.Argument(
-        help="Azure, Mooncake, BurstGPT, vllm bench serve --save-detailed, or a plain CSV; may be gzipped."
-    ),
+    typer.Argument(help="Azure, Mooncake, BurstGPT, vllm bench serve --save-detailed, or a plain CSV; may be gzipped."),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result on stdout is written.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.")]
@@ -28,18 +26,14 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", help="Trace file to write: .csv, or .jsonl for Mooncake's format; .gz zips it."),
 ]
-_LENGTHS = (
-    "Tokens: 1200 | min=100,max=400 | len=1024,range_ratio=0.2 | median=1200,p99=6000 | median=1200,mean=1900"
-)
+_LENGTHS = "Tokens: 1200 | min=100,max=400 | len=1024,range_ratio=0.2 | median=1200,p99=6000 | median=1200,mean=1900"
 
 
 @traffic_app.command()
 def show(
     file: TraceFile,
     format: FormatOption = Format.table,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also write the figures to this JSON file.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the figures to this JSON file.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Rates, peak minute, burstiness, lengths and possible prefix hits of a trace."""
@@ -58,25 +52,17 @@ def show(
 @traffic_app.command()
 def synth(
     request_rate: Annotated[float, typer.Option(help="Requests per second; inf sends all at once.")],
-    burstiness: Annotated[
-        float, typer.Option(help="Gamma shape of the gaps: 1 is Poisson, below is burstier.")
-    ] = 1.0,
+    burstiness: Annotated[float, typer.Option(help="Gamma shape of the gaps: 1 is Poisson, below is burstier.")] = 1.0,
     num_requests: Annotated[
         int | None, typer.Option("--num-requests", "--num-prompts", help="1000 when no duration is given.")
     ] = None,
     duration: Annotated[str | None, typer.Option(help="90min, 1h, 2d; a bare number is seconds.")] = None,
     input_len: Annotated[str | None, typer.Option(help=_LENGTHS)] = None,
     output_len: Annotated[str | None, typer.Option(help=_LENGTHS)] = None,
-    lengths_from: Annotated[
-        Path | None, typer.Option(help="Draw (input, output) pairs from this trace.")
-    ] = None,
-    daily_curve: Annotated[
-        str | None, typer.Option(help="24 multipliers, one an hour from midnight.")
-    ] = None,
+    lengths_from: Annotated[Path | None, typer.Option(help="Draw (input, output) pairs from this trace.")] = None,
+    daily_curve: Annotated[str | None, typer.Option(help="24 multipliers, one an hour from midnight.")] = None,
     start_hour: Annotated[float, typer.Option(help="Hour of the day at which the trace starts.")] = 0.0,
-    turns: Annotated[
-        str, typer.Option(help="Turns of a session; a later turn's prompt holds the earlier.")
-    ] = "1",
+    turns: Annotated[str, typer.Option(help="Turns of a session; a later turn's prompt holds the earlier.")] = "1",
     turn_gap: Annotated[str, typer.Option(help="Mean time between a session's turns.")] = "30s",
     session_context: Annotated[str | None, typer.Option(help="Tokens a session brings at its start.")] = None,
     shared_prefix_tokens: Annotated[int, typer.Option(help="System prompt shared by all, on top.")] = 0,

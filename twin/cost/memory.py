@@ -18,9 +18,7 @@ from twin.spec.model import BF16_BYTES, ModelSpec
 GIB = 2**30
 FP32_BYTES = 4
 
-_LOGS = (
-    "vLLM 0.19.0 start-up logs on H100, github.com/llm-d-incubation/llm-d-planner accuracy/results/v0.19.0"
-)
+_LOGS = "vLLM 0.19.0 start-up logs on H100, github.com/llm-d-incubation/llm-d-planner accuracy/results/v0.19.0"
 
 
 def _fitted(value: float, stderr: float, n: int) -> Estimate:
@@ -152,10 +150,7 @@ def activation_bytes(model: ModelSpec, tp: int, max_num_batched_tokens: int, max
     tokens = max_num_batched_tokens
     layer = tokens * BF16_BYTES * (3 * model.intermediate_size / tp + 3 * model.hidden_size)
     sampled = min(max_num_seqs, tokens)
-    sampler = (
-        LOGITS_COPIES.value * sampled * model.vocab_size * FP32_BYTES
-        + tokens * BF16_BYTES * model.hidden_size
-    )
+    sampler = LOGITS_COPIES.value * sampled * model.vocab_size * FP32_BYTES + tokens * BF16_BYTES * model.hidden_size
     return int(max(layer, sampler) + WORKSPACE_BYTES.value)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,9 +92,11 @@ class Simulator:
         """Outcomes of ``rows``, in their order; those not simulated yet on as many processes as there are."""
         cache, total = (self.whole, self.max_whole) if whole else (self.sliced, self.max_evaluations)
         missing = [row for row in dict.fromkeys(rows) if row not in cache]
-        run = self._pool.map if self._pool is not None and len(missing) > 1 else map
-        job = _in_worker if run is not map else self.run
-        for row, outcome in zip(missing, run(job, missing, [whole] * len(missing)), strict=True):
+        outcomes = (self.run(row, whole) for row in missing)
+        if self._pool is not None and len(missing) > 1:
+            parts = self._pool.map(_in_worker, missing, [whole] * len(missing))
+            outcomes = (Outcome(self.deployment(row), *part) for row, part in zip(missing, parts, strict=True))
+        for row, outcome in zip(missing, outcomes, strict=True):
             cache[row] = outcome
             self.progress("whole trace" if whole else "searching", len(cache), total)
         return [cache[row] for row in rows]
@@ -132,8 +134,10 @@ def _start_worker(simulator: Simulator) -> None:
     _worker[:] = [simulator]
 
 
-def _in_worker(row: int, whole: bool) -> Outcome:
-    return _worker[0].run(row, whole)
+def _in_worker(row: int, whole: bool) -> tuple[Any, ...]:
+    """The fields of an outcome but its deployment: the tables of a step model are dear to send and known anyway."""
+    outcome = _worker[0].run(row, whole)
+    return tuple(getattr(outcome, item.name) for item in fields(outcome) if item.name != "deployment")
 
 
 def busiest_slice(load: Workload) -> Trace:

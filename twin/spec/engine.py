@@ -46,9 +46,7 @@ class EngineSettings(Frozen):
             tokens = min(seqs * length, tokens)
         if self.max_num_seqs is None:
             seqs = min(seqs, tokens)
-        full = self.model_copy(
-            update={"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "max_model_len": length}
-        )
+        full = self.model_copy(update={"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "max_model_len": length})
         for field, wrong, what in _rules(full, tokens, seqs, length, max_position_embeddings):
             if wrong:
                 raise InputError(what, where=f"engine.{field}")
@@ -68,9 +66,7 @@ def batch_defaults(profile: HardwareProfile) -> tuple[int, int]:
     return 2048, 256
 
 
-def _rules(
-    settings: EngineSettings, tokens: int, seqs: int, length: int, context: int
-) -> list[tuple[str, bool, str]]:
+def _rules(settings: EngineSettings, tokens: int, seqs: int, length: int, context: int) -> list[tuple[str, bool, str]]:
     """What vLLM's own checks refuse (vllm/config/scheduler.py and model.py): field, whether, and why."""
     threshold = settings.long_prefill_token_threshold
     return [

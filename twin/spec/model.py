@@ -121,9 +121,7 @@ class ModelSpec(Frozen):
                 return f"the {size} {what} of {self.name} do not divide by tensor_parallel_size {tp}"
         kv = self.num_key_value_heads
         if kv % tp and tp % kv:
-            return (
-                f"the {kv} KV heads of {self.name} neither divide by tensor_parallel_size {tp} nor it by them"
-            )
+            return f"the {kv} KV heads of {self.name} neither divide by tensor_parallel_size {tp} nor it by them"
         return None
 
     def check_tensor_parallel(self, tp: int) -> None:

@@ -31,18 +31,14 @@ def kv_bytes_each(kv_cache_dtype: str) -> int:
     return KV_BYTES[kv_cache_dtype]
 
 
-def precision_obstacle(
-    profile: HardwareProfile, *, quantization: str | None, kv_cache_dtype: str
-) -> str | None:
+def precision_obstacle(profile: HardwareProfile, *, quantization: str | None, kv_cache_dtype: str) -> str | None:
     """Why this GPU cannot be modelled at these precisions, in one clause; ``None`` if it can.
 
     Raises :class:`InputError` for a name that is no precision at all.
     """
     if weight_bytes_each(quantization) == 1:
         if profile.facts.flops.fp8 is None:
-            return (
-                f"{profile.name} has no fp8 tensor cores: fp8 weights wait until their emulation is modelled"
-            )
+            return f"{profile.name} has no fp8 tensor cores: fp8 weights wait until their emulation is modelled"
         if "fp8" not in profile.kernels.gemm:
             return f"{profile.name} has no measured fp8 matrix multiplication"
     if kv_bytes_each(kv_cache_dtype) == 1:

@@ -68,8 +68,4 @@ def load_price_book(path: Path | None = None) -> PriceBook:
 
 
 def _priced(price: Any) -> Any:
-    return (
-        {"usd_per_gpu_hour": price}
-        if isinstance(price, int | float) and not isinstance(price, bool)
-        else price
-    )
+    return {"usd_per_gpu_hour": price} if isinstance(price, int | float) and not isinstance(price, bool) else price

@@ -114,12 +114,8 @@ class Scenario(Frozen):
         with _field("deployment.tensor_parallel_size"):
             model.check_tensor_parallel(deployment.tensor_parallel_size)
             _check_node(deployment, profile)
-        with _field(
-            "deployment.kv_cache_dtype" if deployment.quantization is None else "deployment.quantization"
-        ):
-            check_precision(
-                profile, quantization=deployment.quantization, kv_cache_dtype=deployment.kv_cache_dtype
-            )
+        with _field("deployment.kv_cache_dtype" if deployment.quantization is None else "deployment.quantization"):
+            check_precision(profile, quantization=deployment.quantization, kv_cache_dtype=deployment.kv_cache_dtype)
         with _field("engine"):
             engine = self.engine.resolved(profile, model.max_position_embeddings)
         return self.model_copy(update={"engine": engine})
@@ -167,11 +163,7 @@ def _map_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
     ]
     for section, key, always in places:
         name = section.get(key) if isinstance(section, dict) else None
-        if (
-            isinstance(name, str)
-            and not os.path.isabs(name)
-            and (always or name.endswith((".json", ".yaml")))
-        ):
+        if isinstance(name, str) and not os.path.isabs(name) and (always or name.endswith((".json", ".yaml"))):
             section[key] = str(change(name))
 
 

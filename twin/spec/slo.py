@@ -148,8 +148,6 @@ def _bounds(metric: Latency, written: Any) -> tuple[Bound, ...]:
     try:
         if written is None:
             return ()
-        return tuple(
-            parse_bound(metric, text) for text in (written if isinstance(written, list) else [written])
-        )
+        return tuple(parse_bound(metric, text) for text in (written if isinstance(written, list) else [written]))
     except InputError as error:
         raise ValueError(str(error).removeprefix("--")) from None

@@ -75,9 +75,7 @@ def read_yaml(path: Path) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line
-        ) from None
+        raise InputError(f"not valid YAML: {getattr(error, 'problem', error)}", where=path.name + line) from None
     except RecursionError:
         raise InputError("not valid YAML: nested without end", where=path.name) from None
     finally:
@@ -102,9 +100,7 @@ def check(document: Document, model: type[Model]) -> Model:
         raise InputError(f"{name}: {what}" if name else what, where=where) from None
 
 
-def _plain(
-    loader: yaml.SafeLoader, node: yaml.Node, loc: Loc, document: Document, budget: Iterator[int]
-) -> Any:
+def _plain(loader: yaml.SafeLoader, node: yaml.Node, loc: Loc, document: Document, budget: Iterator[int]) -> Any:
     """The value of a node as plain data; notes its line. ``budget`` ends where a file unfolds without end."""
     line = node.start_mark.line + 1
     if next(budget, None) is None:

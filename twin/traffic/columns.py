@@ -30,9 +30,7 @@ def whole_numbers(values: ArrayLike, column: str, name: str) -> Ints:
     except (TypeError, ValueError):
         raise InputError(f"{column} is not a column of numbers", where=name) from None
     if (row := bad_count(numbers)) is not None:
-        raise InputError(
-            f"{column} of request {row} is {numbers[row]:g}, not a whole number of tokens", where=name
-        )
+        raise InputError(f"{column} of request {row} is {numbers[row]:g}, not a whole number of tokens", where=name)
     return numbers.astype(np.int64)
 
 

@@ -135,9 +135,7 @@ def _times(source: Source, column: pa.ChunkedArray | None, what: str) -> NDArray
     first = next((text for text in values.to_pylist()[:1]), "") or ""
     if re.match(r"\d{4}-\d\d-\d\d", first):
         zone = "UTC" if re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", first[10:]) else None
-        return _cast(source, values, pa.timestamp("ns", tz=zone), what, "a time like the others").astype(
-            np.int64
-        )
+        return _cast(source, values, pa.timestamp("ns", tz=zone), what, "a time like the others").astype(np.int64)
     seconds = _cast(source, values, pa.float64(), what, "a number or an ISO 8601 time")
     seconds = seconds * _SECONDS_OF_SUFFIX.get(fold(what)[-3:], 1.0)
     if (bad := ~np.isfinite(seconds)).any():

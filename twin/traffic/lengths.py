@@ -17,9 +17,7 @@ from twin.base import Frozen
 from twin.traffic.columns import MAX_TOKENS, Ints
 
 _Z99 = NormalDist().inv_cdf(0.99)
-_SHAPES = (
-    "a number; {min, max}; {len, range_ratio}; {median, p99} or {median, mean}, both optionally with min, max"
-)
+_SHAPES = "a number; {min, max}; {len, range_ratio}; {median, p99} or {median, mean}, both optionally with min, max"
 
 
 class Lengths(Frozen):

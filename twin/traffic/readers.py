@@ -132,9 +132,7 @@ def _json_counts(source: Source, values: list[Any], what: str, line: Callable[[i
     return numbers.astype(np.int64)
 
 
-def _json_numbers(
-    source: Source, values: list[Any], what: str, line: Callable[[int], int]
-) -> NDArray[np.float64]:
+def _json_numbers(source: Source, values: list[Any], what: str, line: Callable[[int], int]) -> NDArray[np.float64]:
     for row, value in enumerate(values):
         # not <=, so that NaN is caught too; 1e18 is beyond any clock, in any unit
         if type(value) not in (int, float) or not abs(value) <= 1e18:

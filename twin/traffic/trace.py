@@ -56,13 +56,9 @@ class Trace:
         if arrival.ndim != 1 or not arrival.size:
             raise InputError("the trace has no requests", where=self.name)
         if not np.isfinite(arrival).all():
-            raise InputError(
-                f"arrival of request {first_row(~np.isfinite(arrival))} is not finite", where=self.name
-            )
+            raise InputError(f"arrival of request {first_row(~np.isfinite(arrival))} is not finite", where=self.name)
         if (backwards := np.diff(arrival) < 0).any():
-            raise InputError(
-                f"request {first_row(backwards) + 1} arrives before the one above it", where=self.name
-            )
+            raise InputError(f"request {first_row(backwards) + 1} arrives before the one above it", where=self.name)
         self._set("arrival_s", arrival - arrival[0])
         for column in ("input_tokens", "output_tokens"):
             self._set(column, token_counts(getattr(self, column), column, self.name))
@@ -212,9 +208,7 @@ class Trace:
             request_class=None if self.request_class is None else np.tile(self.request_class, times),
             prefix_hashes=None
             if self.prefix_hashes is None
-            else tuple(
-                tuple(i + copy * stride for i in ids) for copy in copies for ids in self.prefix_hashes
-            ),
+            else tuple(tuple(i + copy * stride for i in ids) for copy in copies for ids in self.prefix_hashes),
             notes=(*self.notes, f"repeated {times} times end to end") if times > 1 else self.notes,
         )
 
@@ -299,7 +293,6 @@ def _rows(count: int) -> str:
 
 def _renamed(session: Objects, times: int) -> Objects:
     copies = [session] + [
-        np.array([None if s is None else f"{s}#{copy}" for s in session], dtype=object)
-        for copy in range(1, times)
+        np.array([None if s is None else f"{s}#{copy}" for s in session], dtype=object) for copy in range(1, times)
     ]
     return np.concatenate(copies)

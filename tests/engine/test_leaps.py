@@ -1,0 +1,139 @@
+"""Leaps are a short cut, not another simulation: they give what steps one by one give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twin.cluster.simulation import Fleet, Simulated, simulate
+from twin.cost.step import HostCosts, Layout, StepModel
+from twin.engine.scheduler import EngineConfig
+from twin.results.metrics import gap_weights
+from twin.spec.hardware import load_profile
+from twin.spec.model import load_model
+from twin.traffic.trace import Trace
+
+TIMES = ("scheduled_s", "first_token_s", "finished_s")
+
+
+class LinearCost:
+    """A step price in plain sight, with a kink in the context sum so that leaps cross segments."""
+
+    host = HostCosts()
+    kink = 700
+
+    def decode_segment(self, num_decodes: int, context: int) -> tuple[float, float, float]:
+        if context < self.kink:
+            return 0.010 + 1e-5 * context, 1e-5, float(self.kink)
+        return 0.010 + 1e-5 * self.kink + 3e-5 * (context - self.kink), 3e-5, 1e18
+
+    def step_s(self, chunks: Sequence[tuple[object, int, int]], num_decodes: int, context: int) -> float:
+        decode = self.decode_segment(num_decodes, context)[0] if num_decodes else 0.005
+        return decode + sum(1e-4 * tokens + 1e-8 * tokens * (before + tokens) for _, tokens, before in chunks)
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> tuple[Trace, EngineConfig]:
+    block = draw(st.sampled_from([1, 4, 16]))
+    count = draw(st.integers(1, 25))
+    inputs = draw(st.lists(st.integers(1, 90), min_size=count, max_size=count))
+    outputs = draw(st.lists(st.integers(1, 60), min_size=count, max_size=count))
+    gaps = draw(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.1, 2.0]), min_size=count, max_size=count))
+    longest = max(i + o for i, o in zip(inputs, outputs, strict=True))
+    hashes = None
+    if draw(st.booleans()):  # 16-token hash blocks; a shared stem of some length, then the request's own
+        stems = draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
+        hashes = [
+            [*range(min(stem, n // 16)), *(1000 * (row + 1) + k for k in range(n // 16 - min(stem, n // 16)))]
+            for row, (n, stem) in enumerate(zip(inputs, stems, strict=True))
+        ]
+    trace = Trace(np.cumsum(gaps), np.array(inputs), np.array(outputs), prefix_hashes=hashes, hash_block_tokens=16)
+    seqs = draw(st.integers(1, 12))
+    config = EngineConfig(
+        num_gpu_blocks=-(-longest // block) + 1 + draw(st.integers(0, 40)),
+        max_num_seqs=seqs,
+        max_num_batched_tokens=max(seqs, draw(st.integers(1, 100))),
+        max_model_len=200,
+        block_size=block,
+        enable_prefix_caching=draw(st.booleans()),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7, 30])),
+        watermark=draw(st.sampled_from([0.0, 0.0, 0.1])),
+        scheduler_reserve_full_isl=draw(st.booleans()),
+    )
+    return trace, config
+
+
+def history(sim: Simulated) -> list[tuple[float, ...]]:
+    return [tuple(getattr(request, name) for name in TIMES) for request in sim.requests]
+
+
+@settings(max_examples=300, deadline=None)
+@given(workloads())
+def test_leaps_and_steps_agree(case: tuple[Trace, EngineConfig]) -> None:
+    trace, config = case
+    leap, step = (simulate(trace, Fleet(config, LinearCost(), leaps=leaps)) for leaps in (True, False))
+    assert [r.preemptions for r in leap.requests] == [r.preemptions for r in step.requests]
+    assert [r.cached_tokens for r in leap.requests] == [r.cached_tokens for r in step.requests]
+    assert leap.evictions == step.evictions
+    np.testing.assert_allclose(history(leap), history(step), rtol=1e-9, atol=1e-12)
+    assert leap.logs[0][:, 2].sum() == step.logs[0][:, 2].sum(), "the same number of engine steps"
+
+
+@settings(max_examples=200, deadline=None)
+@given(workloads())
+def test_requests_tokens_and_blocks_are_conserved(case: tuple[Trace, EngineConfig]) -> None:
+    trace, config = case
+    sim = simulate(trace, Fleet(config, LinearCost()))
+    assert len(sim.requests) == len(trace)
+    for request in sim.requests:
+        assert request.arrival_s <= request.scheduled_s < request.first_token_s <= request.finished_s
+        assert request.num_blocks == 0
+    free = sim.logs[0][:, 7]
+    assert free.min() >= 0
+    assert free[-1] == sim.usable_blocks, "all blocks are free at the end"
+    if config.max_num_batched_tokens >= 2 * config.max_num_seqs and not config.long_prefill_token_threshold:
+        _, weights = gap_weights(sim.logs, sim.gaps)
+        assert weights.sum() == pytest.approx((trace.output_tokens - 1).sum())
+
+
+@settings(max_examples=100, deadline=None)
+@given(workloads(), st.floats(0.0, 1.0))
+def test_nothing_is_known_before_it_happens(case: tuple[Trace, EngineConfig], share: float) -> None:
+    trace, config = case
+    if trace.prefix_hashes is not None:
+        trace = Trace(trace.arrival_s, trace.input_tokens, trace.output_tokens)
+    cut = share * trace.duration_s
+    early = int((trace.arrival_s <= cut).sum())
+    part = Trace(trace.arrival_s[:early], trace.input_tokens[:early], trace.output_tokens[:early])
+    whole, first = (simulate(t, Fleet(config, LinearCost())) for t in (trace, part))
+    for a, b in zip(whole.requests, first.requests, strict=False):
+        for name in TIMES:
+            before = min(getattr(a, name), getattr(b, name))
+            if before <= (trace.arrival_s[early] if early < len(trace) else np.inf):
+                assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-9)
+
+
+def test_the_same_trace_gives_the_same_bytes() -> None:
+    trace = Trace(np.arange(50) * 0.05, np.arange(50) * 3 + 1, np.arange(50) % 17 + 1)
+    config = EngineConfig(num_gpu_blocks=40, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=200)
+    logs = [simulate(trace, Fleet(config, LinearCost())).logs[0].tobytes() for _ in range(2)]
+    assert logs[0] == logs[1]
+
+
+def test_the_fitted_price_is_one_function() -> None:
+    """A decode-only step costs the same whether leaps or steps ask for it, and more context never costs less."""
+    cost = StepModel(load_model("Qwen/Qwen3-8B"), load_profile("a100_sxm"), Layout(), max_tokens=2048)
+    for n in (1, 3, 17, 256):
+        prices = []
+        for context in (n, 7 * n, 1000 * n, 1001 * n, 40000 * n):
+            first, slope, end = cost.decode_segment(n, context)
+            assert first == pytest.approx(cost.step_s([], n, context), rel=1e-12)
+            assert slope >= 0
+            if context + 1 <= end:
+                assert first + slope == pytest.approx(cost.step_s([], n, context + 1), rel=1e-12)
+            prices.append(first)
+        assert prices == sorted(prices)
