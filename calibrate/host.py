@@ -106,7 +106,8 @@ def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[
 
     found = least_squares(
         residuals, np.array([0.5, 1.0, 2.0, 1.0, 0.7, 1.1]) if start is None else start,
-        bounds=(LOWER, np.inf), loss="soft_l1", f_scale=NOISE, diff_step=np.full(len(UNIT), 0.05), xtol=1e-3, ftol=1e-4, max_nfev=15,
+        bounds=(LOWER, np.inf), loss="soft_l1", f_scale=NOISE, diff_step=np.full(len(UNIT), 0.05),
+        xtol=1e-3, ftol=1e-4, max_nfev=15,
     )  # fmt: skip
     freedom = max(found.fun.size - len(UNIT), 1)
     slopes = np.asarray(found.jac, dtype=np.float64)

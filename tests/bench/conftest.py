@@ -28,6 +28,7 @@ def figure() -> Callable[..., None]:
         peer_value: float | None = None,
     ) -> None:
         target = at_least if at_least is not None else at_most
+        value = float(value)
         met = target is None or (value >= target if at_least is not None else value <= target)
         row = {"name": name, "value": value, "unit": unit, "target": target, "bound": None, "met": met}
         row["bound"] = "at least" if at_least is not None else "at most" if at_most is not None else None

@@ -67,8 +67,8 @@ def workloads(draw: st.DrawFn) -> tuple[Trace, EngineConfig]:
     return trace, config
 
 
-def history(sim: Simulated) -> list[tuple[float, ...]]:
-    return [tuple(getattr(request, name) for name in TIMES) for request in sim.requests]
+def history(sim: Simulated) -> np.ndarray:
+    return np.array([sim.table[name] for name in TIMES])
 
 
 @settings(max_examples=300, deadline=None)
@@ -76,8 +76,8 @@ def history(sim: Simulated) -> list[tuple[float, ...]]:
 def test_leaps_and_steps_agree(case: tuple[Trace, EngineConfig]) -> None:
     trace, config = case
     leap, step = (simulate(trace, Fleet(config, LinearCost(), leaps=leaps)) for leaps in (True, False))
-    assert [r.preemptions for r in leap.requests] == [r.preemptions for r in step.requests]
-    assert [r.cached_tokens for r in leap.requests] == [r.cached_tokens for r in step.requests]
+    for count in ("preemptions", "cached_tokens"):
+        assert (leap.table[count] == step.table[count]).all()
     assert leap.evictions == step.evictions
     np.testing.assert_allclose(history(leap), history(step), rtol=1e-9, atol=1e-12)
     assert leap.logs[0][:, 2].sum() == step.logs[0][:, 2].sum(), "the same number of engine steps"
@@ -88,10 +88,12 @@ def test_leaps_and_steps_agree(case: tuple[Trace, EngineConfig]) -> None:
 def test_requests_tokens_and_blocks_are_conserved(case: tuple[Trace, EngineConfig]) -> None:
     trace, config = case
     sim = simulate(trace, Fleet(config, LinearCost()))
-    assert len(sim.requests) == len(trace)
-    for request in sim.requests:
-        assert request.arrival_s <= request.scheduled_s < request.first_token_s <= request.finished_s
-        assert request.num_blocks == 0
+    assert (sim.table["input_tokens"] == trace.input_tokens).all()
+    assert (sim.table["output_tokens"] == trace.output_tokens).all()
+    arrival, scheduled, first, finished = (sim.table[name] for name in ("arrival_s", *TIMES))
+    assert (arrival <= scheduled).all()
+    assert (scheduled < first).all()
+    assert (first <= finished).all()
     free = sim.logs[0][:, 7]
     assert free.min() >= 0
     assert free[-1] == sim.usable_blocks, "all blocks are free at the end"
@@ -110,11 +112,11 @@ def test_nothing_is_known_before_it_happens(case: tuple[Trace, EngineConfig], sh
     early = int((trace.arrival_s <= cut).sum())
     part = Trace(trace.arrival_s[:early], trace.input_tokens[:early], trace.output_tokens[:early])
     whole, first = (simulate(t, Fleet(config, LinearCost())) for t in (trace, part))
-    for a, b in zip(whole.requests, first.requests, strict=False):
-        for name in TIMES:
-            before = min(getattr(a, name), getattr(b, name))
-            if before <= (trace.arrival_s[early] if early < len(trace) else np.inf):
-                assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-9)
+    until = trace.arrival_s[early] if early < len(trace) else np.inf
+    for name in TIMES:
+        a, b = whole.table[name][:early], first.table[name]
+        past = np.minimum(a, b) <= until
+        np.testing.assert_allclose(a[past], b[past], rtol=1e-9)
 
 
 def test_the_same_trace_gives_the_same_bytes() -> None:

@@ -26,7 +26,6 @@ def simulate(
     from twin.cluster.deploy import run_scenario
     from twin.results.metrics import METRICS, summarize
     from twin.results.money import usd_per_month, usd_per_mtok
-    from twin.results.requests import RequestTable
     from twin.results.run import MODELLED_VLLM, write_run
     from twin.spec.prices import load_price_book
     from twin.spec.scenario import load_scenario
@@ -55,7 +54,7 @@ def simulate(
         scenario_yaml=question.to_yaml(relative_to=out / question.name),
         manifest={"seed": question.seed, "profiles": {question.profile.name: question.profile.digest()}},
         documents={"summary.json": payload},
-        requests=RequestTable.of(simulated.requests),
+        requests=simulated.table,
     )
     note(f"run folder: {folder}")
     units = {metric.name: metric.unit for metric in METRICS}

@@ -18,9 +18,10 @@ class Replica:
     """
 
     def __init__(
-        self, env: Environment, engine: EngineCore, on_finish: Callable[[Request], None] | None = None
+        self, env: Environment, engine: EngineCore, index: int, on_finish: Callable[[Request], None] | None = None
     ) -> None:
         self.env = env
+        self.index = index
         self.engine = engine
         self.load = 0
         self._on_finish = on_finish
@@ -30,6 +31,7 @@ class Replica:
 
     def submit(self, request: Request) -> None:
         """Queue a request now. A leap under way is cut to the step in flight."""
+        request.replica = self.index
         self.engine.scheduler.add_request(request)
         self.load += 1
         if self._busy:

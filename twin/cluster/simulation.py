@@ -15,6 +15,7 @@ from simpy.events import Event, Timeout
 
 from twin.base import InputError
 from twin.cluster.replica import Replica
+from twin.cluster.requests import RequestTable
 from twin.cluster.router import ROUTERS
 from twin.cost.step import HostCosts, StepModel
 from twin.engine.core import LOG_COLUMNS, EngineCore
@@ -42,12 +43,12 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What happened. ``requests`` in order of arrival, all finished; ``logs``: one row per step or leap per replica.
+    """What happened. ``table``: every request, in order of arrival; ``logs``: one row per step or leap, per replica.
 
     A row of ``logs`` has the columns ``LOG_COLUMNS``. ``gaps`` are inter-token gaps in seconds that preemption stretched.
     """
 
-    requests: Sequence[Request]
+    table: RequestTable
     logs: tuple[Floats, ...]
     gaps: Floats
     usable_blocks: int
@@ -56,34 +57,30 @@ class Simulated:
     hit_tokens: int
     queried_tokens: int
 
-    def column(self, name: str) -> Floats:
-        """One attribute of every request as an array."""
-        return np.array([getattr(request, name) for request in self.requests], dtype=np.float64)
 
+def requests_of(trace: Trace, host: HostCosts, block_size: int) -> Iterator[Request]:
+    """The requests of ``trace`` in the order in which they are queued at an engine, once the host has prepared them.
 
-def requests_of(trace: Trace, host: HostCosts, block_size: int) -> list[Request]:
-    """The requests of ``trace``, each queued at the engine once the host has prepared it.
-
-    Prefix keys are per KV block: a 512-token hash block is 32 blocks of 16. A block that occurs once in the whole trace
-    can never be hit, so it needs no key; that saves work and changes nothing.
+    They are made as they are asked for, so that only those in flight take memory.
     """
     queued = trace.arrival_s + host.request_s + host.input_token_s * trace.input_tokens
+    order = np.argsort(queued, kind="stable")
     keys = prefix_keys(trace, block_size)
-    columns = zip(
-        trace.arrival_s.tolist(),
-        trace.input_tokens.tolist(),
-        trace.output_tokens.tolist(),
-        queued.tolist(),
-        strict=True,
-    )
-    return [
-        Request(index, arrival, tokens_in, tokens_out, keys[index] if keys else (), queued_at)
-        for index, (arrival, tokens_in, tokens_out, queued_at) in enumerate(columns)
-    ]
+    columns = (trace.arrival_s, trace.input_tokens, trace.output_tokens, queued)
+    for start in range(0, len(order), 4096):
+        rows = order[start : start + 4096]
+        for index, arrival, tokens_in, tokens_out, queued_at in zip(
+            rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
+        ):
+            yield Request(index, arrival, tokens_in, tokens_out, keys[index] if keys else (), queued_at)
 
 
 def prefix_keys(trace: Trace, block_size: int) -> list[tuple[int, ...]] | None:
-    """Per request, a key for each full KV block of its prompt that occurs in another request too."""
+    """Per request, a key for each full KV block of its prompt that occurs in another request too.
+
+    A 512-token hash block is 32 blocks of 16. A block that occurs once in the whole trace can never be hit, so it needs no
+    key; that saves work and changes nothing.
+    """
     if trace.prefix_hashes is None:
         return None
     if trace.hash_block_tokens % block_size:
@@ -108,11 +105,9 @@ def prefix_keys(trace: Trace, block_size: int) -> list[tuple[int, ...]] | None:
 
 def simulate(trace: Trace, fleet: Fleet) -> Simulated:
     """Open loop: every request arrives when the trace says, whatever the fleet does."""
-    requests = requests_of(trace, fleet.host, fleet.config.block_size)
-    arrivals = sorted(requests, key=_queued)
+    upcoming = requests_of(trace, fleet.host, fleet.config.block_size)
 
     def drive(env: Environment, submit: Callable[[Request], None]) -> None:
-        upcoming = iter(arrivals)
         request = next(upcoming, None)
 
         def arrive(_: Event) -> None:
@@ -130,7 +125,7 @@ def simulate(trace: Trace, fleet: Fleet) -> Simulated:
         if request is not None:
             wait(request.queued_s)
 
-    return _run(requests, fleet, drive)
+    return _run(fleet, drive)
 
 
 def simulate_closed_loop(
@@ -139,7 +134,6 @@ def simulate_closed_loop(
     """Closed loop: ``concurrency`` clients, each sending its next request when the last is done, all starting at 0."""
     lengths = zip(input_tokens, output_tokens, strict=True)
     pending = (Request(index, 0.0, int(i), int(o)) for index, (i, o) in enumerate(lengths))
-    sent: list[Request] = []
     host = fleet.host
 
     def drive(env: Environment, submit: Callable[[Request], None]) -> Callable[[Request], None]:
@@ -150,36 +144,27 @@ def simulate_closed_loop(
             request.arrival_s = env.now
             delay = host.request_s + host.input_token_s * request.input_tokens
             request.queued_s = env.now + delay
-            sent.append(request)
             Timeout(env, delay).callbacks.append(lambda _: submit(request))
 
         for _ in range(concurrency):
             send()
         return send
 
-    return _run(sent, fleet, drive)
+    return _run(fleet, drive)
 
 
 def _run(
-    requests: Sequence[Request],
     fleet: Fleet,
     drive: Callable[[Environment, Callable[[Request], None]], Callable[[Request], None] | None],
 ) -> Simulated:
     env = Environment()
     engines = [EngineCore(fleet.config, fleet.cost, leaps=fleet.leaps) for _ in range(fleet.replicas)]
     listener: list[Callable[[Request], None]] = []
-    replicas = [Replica(env, engine, lambda request: listener[0](request)) for engine in engines]
+    replicas = [
+        Replica(env, engine, index, lambda request: listener[0](request)) for index, engine in enumerate(engines)
+    ]
     route = ROUTERS[fleet.routing](replicas)
-    single = replicas[0] if len(replicas) == 1 else None
-
-    def submit(request: Request) -> None:
-        if single is not None:
-            single.submit(request)
-        else:
-            replica = route()
-            request.replica = replicas.index(replica)
-            replica.submit(request)
-
+    submit = replicas[0].submit if len(replicas) == 1 else lambda request: route().submit(request)
     on_finish = drive(env, submit)
     if on_finish is None:
         for replica in replicas:
@@ -190,7 +175,7 @@ def _run(
         env.run()
     schedulers = [engine.scheduler for engine in engines]
     return Simulated(
-        requests=requests,
+        table=RequestTable.of(engine.finished for engine in engines),
         logs=tuple(np.frombuffer(engine.log, dtype=np.float64).reshape(-1, len(LOG_COLUMNS)) for engine in engines),
         gaps=np.array([gap for engine in engines for gap in engine.gaps], dtype=np.float64),
         usable_blocks=schedulers[0].kv.usable,
@@ -211,7 +196,3 @@ def _no_cyclic_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _queued(request: Request) -> float:
-    return request.queued_s

@@ -28,6 +28,21 @@ LOG_COLUMNS = (
 )
 
 
+REQUEST_COLUMNS = (
+    "index",
+    "arrival_s",
+    "queued_s",
+    "scheduled_s",
+    "first_token_s",
+    "finished_s",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "preemptions",
+    "replica",
+)
+
+
 class StepCost(Protocol):
     """How long a step takes, seconds. For a fixed number of decodes it is piecewise linear in their context sum."""
 
@@ -43,6 +58,7 @@ class EngineCore:
 
     Attributes:
         log: ten numbers per step or leap (``LOG_COLUMNS``), flat.
+        finished: eleven numbers per finished request (``REQUEST_COLUMNS``), flat, in the order of finishing.
         gaps: (seconds, 1) of inter-token gaps that a preemption stretched; all others follow from ``log``.
     """
 
@@ -51,6 +67,7 @@ class EngineCore:
         self.cost = cost
         self.leaps = leaps
         self.log = array("d")
+        self.finished = array("d")
         self.gaps: list[float] = []
         self._start = 0.0
         self._end = 0.0
@@ -113,6 +130,21 @@ class EngineCore:
                 self._stamp_token(request, now)
         for request in done:
             request.finished_s = now
+            self.finished.extend(
+                (
+                    request.index,
+                    request.arrival_s,
+                    request.queued_s,
+                    request.scheduled_s,
+                    request.first_token_s,
+                    now,
+                    request.input_tokens,
+                    request.output_tokens,
+                    request.cached_tokens,
+                    request.preemptions,
+                    request.replica,
+                )
+            )
         self.log.extend(
             (
                 self._start,

@@ -8,13 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Fleet, simulate
 from twin.cost.step import StepModel
 from twin.engine.scheduler import EngineConfig
 from twin.plan.space import Candidate
 from twin.plan.workload import BUSIEST_S, bound_text
 from twin.results.metrics import load_state, summarize
-from twin.results.requests import RequestTable
 from twin.spec.slo import Bound, Slo
 from twin.traffic.trace import Trace
 
@@ -129,7 +129,7 @@ def evaluate(
     ``full`` computes every metric; without it ``summary`` stays empty, which is what a search needs.
     """
     simulated = simulate(trace, deployment.fleet)
-    table = RequestTable.of(simulated.requests)
+    table = simulated.table
     whole = tuple(quantile_s(table, bound.metric, bound.quantile) for bound in bounds)
     busiest = whole
     if busiest_span_s is not None and trace.duration_s > BUSIEST_S:

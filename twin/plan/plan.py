@@ -129,6 +129,7 @@ def solve(request: PlanRequest, progress: Progress = silent) -> Plan:
         "screened": len(judged),
         "simulated": len(found.simulated),
         "simulated_on_whole_trace": len(found.whole),
+        "gpus_on_whole_trace": sorted({o.candidate.gpu for o in found.whole}),
         "binding": binding,
         "seed": request.seed,
         "vllm_version_modelled": MODELLED_VLLM,

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.cost.step import CONTEXT_NODES
 from twin.plan.space import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, PURSE, Candidate, Limits, ReplicaKind
 from twin.plan.workload import Workload, bound_text, cached_tokens
 from twin.spec.slo import Bound
@@ -31,6 +32,7 @@ Ints = NDArray[np.int64]
 DECODES = np.unique(np.round(np.geomspace(1, max(MAX_NUM_SEQS), 41))).astype(np.int64)
 """Numbers of decodes at which a kind's curves are evaluated; between them they are linear."""
 
+FULLER_BATCHES = (1, 2, 4, 8, 16)
 SAMPLED_PROMPTS = 16
 OVERLOADED = "overloaded at the busiest five minutes"
 SPARE_REPLICAS = 8
@@ -76,28 +78,39 @@ def curve(kind: ReplicaKind, load: Workload, max_num_batched_tokens: int) -> Cur
 
 
 def unloaded_s(kind: ReplicaKind, load: Workload) -> dict[str, Floats]:
-    """Per request of the whole trace, the least TTFT, TPOT and E2EL: alone on the replica, every prefix hit
-    granted.
+    """Per request of the whole trace, the least TTFT, TPOT and E2EL: alone on the replica, every prefix hit granted.
 
-    TPOT is NaN for one output token, as in the metrics. Non-decreasing in the request's lengths by
-    construction.
+    TPOT is NaN for one output token, as in the metrics. Measured tables wiggle, so a larger step can be a little faster
+    than a smaller one: where that could help, the least over larger steps, smaller chunks and fuller batches counts.
     """
     step, host, trace = kind.step, kind.step.host, load.trace
     linear = np.asarray(step.linear_s)
-    linear = np.minimum.accumulate(linear[::-1])[::-1]  # measured tables wiggle: the least of what is longer
-    most = len(linear) - 1
-    prompts = np.maximum(trace.input_tokens - cached_tokens(trace), 1)
-    nodes = np.unique(np.round(2.0 ** np.arange(0, np.log2(max(int(prompts.max()), 2)) + 0.25, 0.25))).astype(np.int64)
-    attention = np.array([step.prefill_attention_s([(None, size, 0)]) for size in nodes.tolist()])
-    attention = np.minimum.accumulate(attention[::-1])[::-1]
-    seconds = prompts // most * linear[most] + np.where(prompts % most, linear[prompts % most], 0.0)
-    seconds = seconds + np.exp(np.interp(np.log(prompts), np.log(nodes), np.log(attention))) + step.head_s[1]
-    ttft = host.request_s + host.input_token_s * trace.input_tokens + seconds
+    floor = np.minimum.accumulate(linear[::-1])[::-1]
+    sizes, where = np.unique(np.maximum(trace.input_tokens - cached_tokens(trace), 1), return_inverse=True)
+    prefill = np.array([_prefill_s(kind, size) for size in sizes.tolist()])
+    single = sizes <= min(MAX_NUM_BATCHED_TOKENS)  # if split, then after a step that is full and so takes longer
+    per_token = float((linear[1:] / np.arange(1, len(linear))).min())
+    whole = floor[np.minimum(sizes, len(linear) - 1)]
+    chunked = np.maximum(sizes * per_token, floor[min(MAX_NUM_BATCHED_TOKENS)])
+    seconds = np.where(single, whole, np.minimum(whole, chunked)) + prefill + step.head_s[1]
+    ttft = host.request_s + host.input_token_s * trace.input_tokens + seconds[where]
+    contexts = np.asarray(CONTEXT_NODES)
+    batches = [[step.decode_attention_s(n, n * size) for size in contexts.tolist()] for n in FULLER_BATCHES]
+    head = min(step.head_s[n] for n in FULLER_BATCHES)
+    tpot = np.interp(trace.input_tokens, contexts, np.min(batches, axis=0)) + floor[1] + head
     decodes = trace.output_tokens - 1
-    contexts = np.array([2.0**power for power in range(0, 22)])
-    alone = np.array([step.decode_attention_s(1, size) for size in contexts]) + linear[1] + step.head_s[1]
-    tpot = np.interp(trace.input_tokens, contexts, np.minimum.accumulate(alone[::-1])[::-1])
     return {"ttft": ttft, "tpot": np.where(decodes > 0, tpot, np.nan), "e2el": ttft + decodes * tpot}
+
+
+def _prefill_s(kind: ReplicaKind, size: int) -> float:
+    """The least attention of a prompt: in one piece, or in chunks of a token budget."""
+    found = [kind.step.prefill_attention_s([(None, size, 0)])]
+    for budget in MAX_NUM_BATCHED_TOKENS:
+        starts = range(0, size, budget) if size > budget else ()
+        pieces = [(None, min(budget, size - start), start) for start in starts]
+        if pieces:
+            found.append(sum(kind.step.prefill_attention_s([piece]) for piece in pieces))
+    return min(found)
 
 
 @dataclass(frozen=True, eq=False)

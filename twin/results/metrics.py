@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Simulated
 from twin.engine.core import LOG_COLUMNS
-from twin.results.requests import RequestTable
 
 Floats = NDArray[np.float64]
 QUANTILES = (50, 90, 95, 99)
@@ -107,7 +107,7 @@ def meets(table: RequestTable, bounds_s: Mapping[str, float]) -> NDArray[np.bool
 
 def summarize(sim: Simulated, bounds_s: Mapping[str, float] | None = None) -> dict[str, object]:
     """All metrics of a simulation; ``request_goodput`` against ``bounds_s`` (seconds per request, see :func:`meets`)."""
-    table = RequestTable.of(sim.requests)
+    table = sim.table
     duration = float(table["finished_s"].max() - table["arrival_s"].min())
     tokens_in, tokens_out = float(table["input_tokens"].sum()), float(table["output_tokens"].sum())
     good = int(meets(table, bounds_s or {}).sum())
@@ -162,8 +162,8 @@ def load_state(sim: Simulated) -> str:
     up and drained; ``stable``: neither. Decided on the time means of waiting requests per quarter of the arrivals; where
     all arrive within a twentieth of the time they take, there is no trend and the queue is a backlog.
     """
-    last = max(request.queued_s for request in sim.requests)
-    at_once = last < 0.05 * max(request.finished_s for request in sim.requests)
+    last = float(sim.table["queued_s"].max())
+    at_once = last < 0.05 * float(sim.table["finished_s"].max())
     worst = "stable"
     for log in sim.logs:
         if not len(log):
@@ -193,7 +193,7 @@ def is_saturated(sim: Simulated, concurrency: int) -> bool:
     if sim.num_preemptions:
         return True
     steps = blocked = 0.0
-    admitted = np.sort([request.scheduled_s for request in sim.requests])
+    admitted = np.sort(sim.table["scheduled_s"])
     since = float(admitted[min(concurrency, len(admitted)) - 1])
     for log in sim.logs:
         after = log[:, 0] > since

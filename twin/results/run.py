@@ -12,7 +12,7 @@ import numpy as np
 
 from twin import __version__
 from twin.base import TwinError
-from twin.results.requests import COLUMNS, RequestTable
+from twin.cluster.requests import COLUMNS, RequestTable
 
 MODELLED_VLLM = "0.32"
 """The vLLM release whose scheduler rules the engine follows."""

@@ -18,7 +18,6 @@ from twin.cost.memory import memory_budget
 from twin.cost.step import HostCosts, Layout, StepModel
 from twin.engine.scheduler import EngineConfig
 from twin.results.metrics import is_saturated
-from twin.results.requests import RequestTable
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.model import ModelSpec, load_model
 from twin.spec.precision import check_precision
@@ -117,7 +116,7 @@ def simulate_run(run: BenchmarkRun, *, host: HostCosts | None = None, scale: flo
 def predict(run: BenchmarkRun, *, host: HostCosts | None = None, scale: float = 1.0) -> Prediction:
     """Mean TTFT, TPOT and E2EL of a run, as its client would report them."""
     sim = simulate_run(run, host=host, scale=scale)
-    table = RequestTable.of(sim.requests)
+    table = sim.table
     return Prediction(
         ttft_s=float(table.ttft_s.mean()),
         tpot_s=float(np.nanmean(table.tpot_s)) if (table["output_tokens"] > 1).any() else float("nan"),

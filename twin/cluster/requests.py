@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.engine.request import Request
+from twin.engine.core import REQUEST_COLUMNS
 
 Floats = NDArray[np.float64]
 
-COLUMNS = (
-    "arrival_s",
-    "queued_s",
-    "scheduled_s",
-    "first_token_s",
-    "finished_s",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "preemptions",
-    "replica",
-)
+COLUMNS = REQUEST_COLUMNS[1:]
+"""The table's columns; the engine's own index, which gives the order, is not one of them."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +25,11 @@ class RequestTable:
     values: Floats
 
     @classmethod
-    def of(cls, requests: Sequence[Request]) -> RequestTable:
-        return cls(np.array([list(map(attrgetter(name), requests)) for name in COLUMNS], dtype=np.float64).T)
+    def of(cls, finished: Iterable[array[float]]) -> RequestTable:
+        """From what engines wrote as requests finished, flat rows of ``REQUEST_COLUMNS``; sorted by index."""
+        rows = np.concatenate([np.frombuffer(flat, dtype=np.float64) for flat in finished])
+        rows = rows.reshape(-1, len(REQUEST_COLUMNS))
+        return cls(rows[np.argsort(rows[:, 0], kind="stable"), 1:])
 
     def __len__(self) -> int:
         return len(self.values)
