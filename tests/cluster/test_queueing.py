@@ -69,14 +69,11 @@ def test_two_replicas_in_turn_wait_as_in_ciw() -> None:
     assert ours == pytest.approx(theirs, rel=0.08)
 
 
-def test_least_loaded_beats_taking_turns_and_nears_one_shared_queue() -> None:
-    """Joining the shorter of two queues waits less than taking turns, and little more than M/D/2, one queue before both.
-
-    M/D/2 by Cosmetatos' approximation from M/M/2: half its wait, times 1 + (1-ρ)(c-1)(√(4+5c)-2)/(16ρc).
-    """
-    load, service, count, c = 0.8, 0.1, 150_000, 2
-    turns = waits(c * load / service, np.full(count, 100), replicas=c).mean()
-    shorter = waits(c * load / service, np.full(count, 100), replicas=c, routing="least_loaded").mean()
+def test_least_loaded_waits_less_than_turns_and_not_less_than_mm2() -> None:
+    """With exponential service, joining the shorter of two queues lies between M/M/2, one queue before both, and turns."""
+    load, service, count = 0.8, 0.1, 200_000
+    tokens = np.maximum(np.random.default_rng(5).exponential(100, count).round(), 1).astype(np.int64)
+    turns = waits(2 * load / service, tokens, replicas=2).mean()
+    shorter = waits(2 * load / service, tokens, replicas=2, routing="least_loaded").mean()
     mm2 = load**2 / (1 - load**2) * service
-    md2 = mm2 / 2 * (1 + (1 - load) * (c - 1) * (np.sqrt(4 + 5 * c) - 2) / (16 * load * c))
-    assert md2 * 0.95 < shorter < min(1.25 * md2, turns)
+    assert 0.95 * mm2 < shorter < 0.9 * turns

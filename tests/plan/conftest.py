@@ -18,7 +18,7 @@ from twin.traffic.synthetic import recipe_from, synthesize
 MODEL = "Qwen/Qwen3-8B"
 
 
-def workload(rate: float = 6.0, burstiness: float = 1.0, num_requests: int = 1200) -> Workload:
+def workload(rate: float = 6.0, burstiness: float = 1.0, num_requests: int = 800) -> Workload:
     recipe = recipe_from(
         {
             "request_rate": rate,

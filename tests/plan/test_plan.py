@@ -97,7 +97,7 @@ def test_three_gpus_reach_the_whole_trace(answer: Plan) -> None:
 
 
 def test_same_seed_same_bytes_on_any_number_of_processes(ask: Ask) -> None:
-    short = ask("l40s", "h100_sxm", load=workload(num_requests=400))
+    short = asked(workload(num_requests=400), "l40s", "h100_sxm")
     first, again, parallel = (json.dumps(make_plan(replace(short, jobs=jobs))) for jobs in (1, 1, 2))
     assert first == again == parallel
 
@@ -116,7 +116,7 @@ def test_no_point_of_the_front_is_dominated_and_every_other_is(ask: Ask) -> None
 
 
 def test_the_search_finds_the_cheapest_that_enumeration_finds(ask: Ask) -> None:
-    request = ask("l40s", "h100_sxm", max_gpus=2, ttft="350ms")
+    request = ask("l40s", "h100_sxm", max_gpus=1, ttft="350ms")
     runs, every = fitted(request), fitted(request)
     rows = runs.screen.alive()
     assert rows.size > ENUMERATED
