@@ -15,7 +15,8 @@ from conftest import asked, workload
 from twin.plan.fixed import evaluate_fixed
 from twin.plan.plan import Plan, PlanRequest, choose, make_plan, solve
 from twin.plan.screen import screen
-from twin.plan.search import ENUMERATED, Simulator, encode, front, objectives, rerun, search, seeds
+from twin.plan.search import ENUMERATED, encode, front, objectives, rerun, search, seeds
+from twin.plan.simulator import Simulator
 from twin.plan.space import replica_kinds
 from twin.plan.workload import Workload
 from twin.spec.scenario import load_scenario

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from twin.plan.evaluate import evaluate
 from twin.plan.plan import PlanRequest, solve
 from twin.plan.screen import OVERLOADED, Screen, screen, unloaded_s
-from twin.plan.search import Simulator
+from twin.plan.simulator import Simulator
 from twin.plan.space import replica_kinds
 from twin.plan.workload import Workload
 
@@ -84,7 +84,8 @@ def test_the_backlog_starts_to_grow_at_capacity(gpu: str, seqs: int) -> None:
 
 
 def test_what_is_called_overloaded_is(free: PlanRequest) -> None:
-    heavy = replace(free, load=replace(free.load, trace=free.load.trace.scaled(12.0)))
+    long = workload(num_requests=6000)
+    heavy = replace(free, load=replace(long, trace=long.trace.scaled(8.0)))
     found = judged(heavy)
     rows = np.flatnonzero(found.reason == found.reasons.index(OVERLOADED))
     runs = simulator(heavy, found)

@@ -17,7 +17,8 @@ from twin.base import Estimate
 from twin.plan.evaluate import Outcome
 from twin.plan.option import option
 from twin.plan.screen import OVERLOADED, Screen, screen
-from twin.plan.search import Progress, Simulator, front, rerun, search, silent
+from twin.plan.search import front, rerun, search
+from twin.plan.simulator import Progress, Simulator, silent
 from twin.plan.space import PURSE, Limits, ReplicaKind, replica_kinds
 from twin.plan.workload import Workload, bound_text
 from twin.results.money import usd_per_month

@@ -1,0 +1,125 @@
+"""The answer of ``twin plan`` for people: tables of 100 columns, and flat rows for csv and md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def option_row(item: dict[str, Any]) -> dict[str, object]:
+    """An option as one flat row for csv and md."""
+    flat = {key: value for key, value in item.items() if not isinstance(value, (dict, list))}
+    metrics = {key: value for key, value in item["metrics"].items() if not isinstance(value, (dict, list))}
+    return {**flat, **metrics, "misses": "; ".join(item.get("misses", []))}
+
+
+def plan_table(payload: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    load = payload["traffic"]
+    head = (
+        f"{payload['model']}, {load['requests']:,} requests, {load['mean_rate_per_s']:.1f}/s"
+        f" ({load['busiest_5min_rate_per_s']:.1f}/s at the busiest five minutes)"
+    )
+    parts: list[RenderableType] = [Text(head)]
+    if payload["options"]:
+        parts.append(_options_table("Options that hold", payload["options"]))
+    else:
+        parts.append(Text(f"Nothing holds. {payload['binding']}", style="bold"))
+    if payload["near_misses"]:
+        parts.append(_options_table("Near misses", payload["near_misses"]))
+        parts += [Text(f"  {i}. {'; '.join(m['misses'])}") for i, m in enumerate(payload["near_misses"], 1)]
+    if "fixed" in payload:
+        parts.append(Text(_fixed_line(payload["fixed"])))
+    parts += _deploy(payload)
+    if payload["rejected"]:
+        said = f"{payload['screened']:,} configurations screened, {payload['simulated']:,} simulated; ruled out:"
+        parts.append(Text(f"\n{said}"))
+        parts += [Text(f"  {item['count']:>6,}  {item['reason']}") for item in payload["rejected"]]
+    parts += [Text(f"Note: {text}") for text in payload["notes"]]
+    return Group(*parts)
+
+
+def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = {bound["metric"]: f"p{bound['quantile'] * 100:g}" for bound in reversed(options[0]["bounds"])}
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "GPUs", "layout", "weights/KV"):
+        table.add_column(name)
+    latencies = [f"{shown.get(metric, 'p99')} {metric.upper()}" for metric in ("ttft", "tpot")]
+    for name in ("seats/tokens", "$/month", *latencies, "use"):
+        table.add_column(name, justify="right")
+    for number, item in enumerate(options, 1):
+        label = str(number) if item.get("misses") else "\n".join(name.replace("_", " ") for name in item["names"])
+        table.add_row(
+            label,
+            f"{item['num_gpus']} {item['gpu']}",
+            f"TP{item['tensor_parallel_size']} × {item['replicas']}",
+            f"{item['quantization'] or 'bf16'}/{item['kv_cache_dtype']}",
+            f"{item['max_num_seqs']}/{item['max_num_batched_tokens']}",
+            f"{item['usd_per_month']:,.0f}",
+            _ms(item, "ttft", shown),
+            _ms(item, "tpot", shown),
+            f"{item['peak_utilisation']:.0%}",
+        )
+    return table
+
+
+def _ms(item: dict[str, Any], metric: str, shown: dict[str, str]) -> str:
+    """The promised quantile, the worse of whole trace and busiest minutes; p99 where none is promised."""
+    bounds = [b for b in item["bounds"] if b["metric"] == metric and f"p{b['quantile'] * 100:g}" == shown[metric]]
+    value = bounds[0]["worst_s"] * 1e3 if bounds else item["metrics"][f"p99_{metric}_ms"]
+    return "–" if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"
+
+
+def _fixed_line(fixed: dict[str, Any]) -> str:
+    if fixed["highest_rate_factor"] is None:
+        return "It holds at no rate that was tried."
+    return (
+        f"Highest rate it holds at the busiest five minutes: {fixed['highest_request_rate_per_s']:.2f}/s"
+        f" (×{fixed['highest_rate_factor']:.2f} of today's)."
+    )
+
+
+def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
+    """The command of the recommended option, and what is known of its figures' accuracy."""
+    from rich.text import Text
+
+    chosen = next((item for item in payload["options"] if item["id"] == payload["recommended"]), None)
+    if chosen is None:
+        return []
+    errors = chosen["accuracy"]
+    if errors["tpot_error"] is None:
+        known = "no host time is fitted for this GPU, so real latencies are longer"
+    else:
+        known = (
+            f"whole runs were {errors['tpot_error']:.0%} (TPOT) and {errors['ttft_error']:.0%} (TTFT) off the model"
+            f" (host times {errors['host_origin']})"
+        )
+    price = chosen["usd_per_gpu_hour"]
+    replicas = "the replica" if chosen["replicas"] == 1 else f"each of {chosen['replicas']} replicas"
+    lines = [
+        f"\n{'Deployed' if 'fixed' in payload else 'Recommended'}, on {replicas}:",
+        _shell_lines(chosen["vllm_command"]),
+        f"Calibration: {chosen['calibrated']} the measured range"
+        + (f" ({', '.join(chosen['outside_because'])})" if chosen["outside_because"] else "")
+        + f"; {known}.",
+        f"Price: ${price['value']:.2f} per GPU hour ({price['origin']}, {price['date']}).",
+    ]
+    return [Text(line) for line in lines]
+
+
+def _shell_lines(command: str, width: int = 96) -> str:
+    """A command broken before its flags, so that it can be pasted from a page of ``width`` columns."""
+    lines = ["  "]
+    for position, part in enumerate(command.split(" --")):
+        piece = part if position == 0 else f"--{part}"
+        if len(lines[-1]) + len(piece) > width:
+            lines.append("    ")
+        lines[-1] += piece + " "
+    return "\\\n".join(lines).rstrip()
