@@ -48,12 +48,19 @@ def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
     from rich.table import Table
 
     shown = {bound["metric"]: f"p{bound['quantile'] * 100:g}" for bound in reversed(options[0]["bounds"])}
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "GPUs", "layout", "weights/KV"):
-        table.add_column(name)
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("", "GPUs", "layout", "precision"):
+        table.add_column(name, no_wrap=True)
     latencies = [f"{shown.get(metric, 'p99')} {metric.upper()}" for metric in ("ttft", "tpot")]
     for name in ("seats/tokens", "$/month", *latencies, "use"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for number, item in enumerate(options, 1):
         label = str(number) if item.get("misses") else "\n".join(name.replace("_", " ") for name in item["names"])
         table.add_row(

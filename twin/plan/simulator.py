@@ -25,10 +25,10 @@ SLICE_REQUESTS = 4000
 SEARCH_REQUESTS = 420_000
 """Requests that the search may simulate in all: a bound in work, not in time, so that runs repeat."""
 
-LEAST_EVALUATIONS, MOST_EVALUATIONS = 48, 170
+LEAST_EVALUATIONS, MOST_EVALUATIONS = 64, 170
 WHOLE_REQUESTS = 320_000
-HASHED = 3
-"""A request with prefix hashes costs about so many times the work of one without."""
+HASH_WORK = 0.5
+"""Work of one prefix hash (32 KV blocks to look up, keep and evict), in requests without any; measured roughly."""
 
 LEAST_WHOLE, MOST_WHOLE = 5, 16
 
@@ -52,7 +52,8 @@ class Simulator:
 
     def __post_init__(self) -> None:
         self.slice = busiest_slice(self.load)
-        weight = 1 if self.load.trace.prefix_hashes is None else HASHED
+        hashes = sum(map(len, self.load.trace.prefix_hashes or ())) / len(self.load.trace)
+        weight = 1 + HASH_WORK * hashes
         evaluations = SEARCH_REQUESTS // (weight * len(self.slice))
         whole = WHOLE_REQUESTS // (weight * len(self.load.trace))
         self.max_evaluations = int(np.clip(evaluations, LEAST_EVALUATIONS, MOST_EVALUATIONS))
