@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 import itertools
 import os
 import sys
@@ -21,6 +19,7 @@ from twin.base import InputError, TwinError
 from twin.cli.calibrate import calibrate_app
 from twin.cli.catalog import hardware_app, model_app
 from twin.cli.common import Session, json_text, session
+from twin.cli.plan import plan
 from twin.cli.simulate import simulate
 from twin.cli.traffic import traffic_app
 from twin.cli.validate import validate
@@ -47,8 +46,7 @@ def build_app() -> typer.Typer:
     """The whole application, every command mounted."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.callback()(_root)
-    if importlib.util.find_spec("twin.cli.plan"):
-        app.command("plan")(importlib.import_module("twin.cli.plan").plan)
+    app.command("plan")(plan)
     app.command("simulate")(simulate)
     app.command("validate")(validate)
     app.add_typer(traffic_app, name="traffic")
