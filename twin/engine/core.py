@@ -25,6 +25,7 @@ LOG_COLUMNS = (
     "free_blocks",
     "first_step_s",
     "blocked",
+    "first_free_blocks",
 )
 
 
@@ -57,7 +58,9 @@ class EngineCore:
     """Scheduler, step cost and time stamps of one replica.
 
     Attributes:
-        log: ten numbers per step or leap (``LOG_COLUMNS``), flat.
+        log: eleven numbers per step or leap (``LOG_COLUMNS``), flat. ``num_waiting`` are those that the scheduler left
+            waiting when the step or leap began; an arrival during it counts from the next on, as in vLLM's own gauge.
+            ``free_blocks`` are free while its last step runs, ``first_free_blocks`` while its first does.
         finished: eleven numbers per finished request (``REQUEST_COLUMNS``), flat, in the order of finishing.
         gaps: (seconds, 1) of inter-token gaps that a preemption stretched; all others follow from ``log``.
     """
@@ -75,6 +78,8 @@ class EngineCore:
         self._max_steps = 0
         self._output: SchedulerOutput | None = None
         self._first_step = 0.0
+        self._first_free = 0
+        self._waiting = 0
 
     @property
     def num_unfinished(self) -> int:
@@ -89,11 +94,15 @@ class EngineCore:
         self._start = now
         steps = scheduler.leap_steps() if self.leaps else 0
         if steps:
+            self._waiting = len(scheduler.waiting)
+            self._first_free = scheduler.kv.free - scheduler.decodes.blocks_needed_now()
             self._output = None
             self._steps = self._max_steps = steps
             self._end = now + self._leap_s(steps)
             return self._end
         self._output = output = scheduler.schedule()
+        self._waiting = len(scheduler.waiting)
+        self._first_free = scheduler.free_blocks
         self._steps = 1
         for request, _, _ in output.chunks:
             if request.scheduled_s < 0.0:
@@ -153,10 +162,11 @@ class EngineCore:
                 num_decodes,
                 prefill_tokens,
                 len(scheduler.running) + len(done),
-                len(scheduler.waiting),
-                scheduler.kv.free,
+                self._waiting,
+                scheduler.free_blocks,
                 self._first_step,
-                scheduler.blocked and bool(scheduler.waiting),
+                scheduler.blocked,
+                self._first_free,
             )
         )
         return done

@@ -56,7 +56,12 @@ class SchedulerOutput:
 
 
 class Scheduler:
-    """The scheduler of one replica. ``blocked`` says that the last step left a request without seat or KV blocks."""
+    """The scheduler of one replica.
+
+    Attributes:
+        blocked: the last step left a request without seat or KV blocks.
+        free_blocks: free KV blocks while the last step ran, before requests that finished with it gave theirs back.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -68,6 +73,7 @@ class Scheduler:
         self.prefills: list[Request] = []
         self.decodes = DecodeGroup(config.block_size)
         self.blocked = False
+        self.free_blocks = self.kv.free
         self.num_preemptions = 0
         self._order = 0
         self._watermark_blocks = int(config.watermark * config.num_gpu_blocks)
@@ -106,6 +112,7 @@ class Scheduler:
         needed = group.blocks_needed(steps)
         if needed:
             self.kv.take(needed)
+        self.free_blocks = self.kv.free
         done = group.advance(steps)
         for request in done:
             self._finish(request)
@@ -120,6 +127,7 @@ class Scheduler:
             self._admit(output)
         else:
             self.blocked = True
+        self.free_blocks = self.kv.free
         return output
 
     def update_from_output(self, output: SchedulerOutput) -> tuple[list[Request], list[Request]]:
