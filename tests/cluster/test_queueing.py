@@ -77,3 +77,16 @@ def test_least_loaded_waits_less_than_turns_and_not_less_than_mm2() -> None:
     shorter = waits(2 * load / service, tokens, replicas=2, routing="least_loaded").mean()
     mm2 = load**2 / (1 - load**2) * service
     assert 0.95 * mm2 < shorter < 0.9 * turns
+
+
+def test_replicas_in_turn_wait_as_the_gm1_formula_says() -> None:
+    """Three replicas in turn with exponential service: each sees Erlang-3 arrivals, a G/M/1 queue. Its wait is
+    σ / (μ(1 - σ)) where σ = A*(μ(1 - σ)), A* the Laplace transform of the time between arrivals."""
+    load, service, phases = 0.75, 1.0, 3
+    tokens = np.maximum(np.random.default_rng(7).exponential(1000, 200_000).round(), 1).astype(np.int64)
+    stage_rate = phases * load / service
+    sigma = 0.5
+    for _ in range(200):
+        sigma = (stage_rate / (stage_rate + (1 - sigma) / service)) ** phases
+    ours = waits(stage_rate, tokens, replicas=phases).mean()
+    assert ours == pytest.approx(sigma * service / (1 - sigma), rel=0.06)

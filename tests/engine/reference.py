@@ -62,7 +62,7 @@ class ReferenceScheduler:
         self._finish()
         return now
 
-    def _wanted(self, job: Job, budget: int) -> int:
+    def _wanted(self, job: Job) -> int:
         wanted = job.tokens - job.computed
         if 0 < self.c.long_prefill_token_threshold < wanted and len(self.running) + len(self.waiting) > 1:
             wanted = self.c.long_prefill_token_threshold
@@ -72,7 +72,7 @@ class ReferenceScheduler:
         position = 0
         while position < len(self.running) and budget > 0:
             job = self.running[position]
-            count = min(self._wanted(job, budget), budget)
+            count = min(self._wanted(job), budget)
             while not self._allocate(job, count):
                 victim = self.running.pop()
                 self._release(victim)
@@ -92,7 +92,7 @@ class ReferenceScheduler:
             job = self.waiting[0]
             hits = self._hits(job)
             job.computed = len(hits) * size
-            count = self._wanted(job, budget)
+            count = self._wanted(job)
             if count > budget and not self.c.enable_chunked_prefill:
                 job.computed = 0
                 return

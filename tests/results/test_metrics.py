@@ -46,7 +46,15 @@ def test_rows_come_back_in_the_order_of_arrival_whatever_finished_first() -> Non
 
 def test_summary_has_the_benchmark_clients_names_and_values() -> None:
     steps = log(
-        {"start_s": 0, "end_s": 1, "steps": 1, "prefill_tokens": 200, "num_running": 2, "free_blocks": 4},
+        {
+            "start_s": 0,
+            "end_s": 1,
+            "steps": 1,
+            "prefill_tokens": 200,
+            "num_running": 2,
+            "free_blocks": 4,
+            "first_free_blocks": 4,
+        },
         {
             "start_s": 1,
             "end_s": 3,
@@ -54,6 +62,7 @@ def test_summary_has_the_benchmark_clients_names_and_values() -> None:
             "num_decodes": 2,
             "num_running": 2,
             "free_blocks": 2,
+            "first_free_blocks": 2,
             "first_step_s": 0.5,
         },
     )

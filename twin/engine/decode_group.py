@@ -96,7 +96,7 @@ class DecodeGroup:
         return steps
 
     def advance(self, steps: int) -> list[Request]:
-        """Do ``steps`` steps; the members that end with the last of them have left, in running order."""
+        """Do ``steps`` steps; the members that end with the last of them have left."""
         self.step = step = self.step + steps
         self.context += steps * self.n
         ends = self._ends

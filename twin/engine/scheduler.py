@@ -99,7 +99,7 @@ class Scheduler:
         if self.prefills or not group.n or group.n > self.config.max_num_batched_tokens:
             return 0
         free = self.kv.free
-        if self.waiting and not (self.blocked and self._head_is_blocked(free - group.blocks_needed_now())):
+        if self.waiting and not (self.blocked and self._head_is_blocked()):
             return 0
         steps = group.steps_to_first_end()
         if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
@@ -114,6 +114,8 @@ class Scheduler:
             self.kv.take(needed)
         self.free_blocks = self.kv.free
         done = group.advance(steps)
+        if len(done) > 1:
+            done.sort(key=_running_order)
         for request in done:
             self._finish(request)
         return done
@@ -160,15 +162,20 @@ class Scheduler:
         self.kv.release(request, request.num_tokens - 1)
         del self.running[request]
 
-    def _head_is_blocked(self, free: int) -> bool:
-        """No seat, no token or no blocks for the first waiting request, while nothing but decodes runs."""
+    def _head_is_blocked(self) -> bool:
+        """No seat, no token or no blocks for the first waiting request, as long as nothing but decodes runs."""
         if len(self.running) >= self.config.max_num_seqs:
             return True
         budget = self.config.max_num_batched_tokens - self.decodes.n
         request = self.waiting[0]
         hits = self.kv.find_hits(request) if request.keys else []
         chunk = self._chunk(request.num_tokens - len(hits) * self.config.block_size, budget)
-        return chunk == 0 or self._blocks_to_admit(request, hits, chunk) > free
+        if chunk == 0:
+            return True
+        free = self.kv.free
+        if not self.kv.idle_among(hits):  # otherwise a decode may take the very block that the head would hit
+            free -= self.decodes.blocks_needed_now()
+        return self._blocks_to_admit(request, hits, chunk) > free
 
     def _chunk(self, remaining: int, budget: int) -> int:
         """Tokens that a prefill gets; 0 when it must wait for a step with more budget."""
