@@ -213,3 +213,20 @@ def test_a_leap_ends_where_eviction_of_the_heads_hit_lets_it_in() -> None:
     pair = Pair(config, [(prompt, output, ()) for prompt, output in lengths], [0] * len(lengths))
     pair.run(leaps=True)
     assert pair.totals.preemptions == 2
+
+
+def test_requests_that_end_with_the_same_leap_finish_in_running_order() -> None:
+    """Preempted while nothing decoded, and back with the same last step: its old place in the queue of ends is void."""
+    config = EngineConfig(
+        num_gpu_blocks=12,
+        max_num_seqs=4,
+        max_num_batched_tokens=100,
+        block_size=1,
+        enable_prefix_caching=False,
+        long_prefill_token_threshold=1,
+    )
+    requests: list[Drawn] = [(1, 6, ()), (1, 6, ()), (2, 2, ()), (1, 5, ()), (1, 5, ())]
+    pair = Pair(config, requests, [2, 5, 5, 5, 5])
+    pair.rng = random.Random(248998)  # the lengths of its leaps
+    pair.run(leaps=True)
+    assert pair.totals.preemptions

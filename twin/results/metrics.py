@@ -40,9 +40,9 @@ METRICS = (
     Metric("slo_attainment", "share", "requests that meet every bound / requests"),
     Metric("mean_num_running", "requests", "time mean of running requests, all replicas"),
     Metric("mean_num_waiting", "requests", "time mean of waiting requests, all replicas"),
-    Metric("max_num_waiting", "requests", "most requests waiting at the end of a step, one replica"),
+    Metric("max_num_waiting", "requests", "most requests that a step left waiting, one replica"),
     Metric("mean_kv_cache_usage", "share", "time mean of used / usable KV blocks"),
-    Metric("peak_kv_cache_usage", "share", "most used / usable KV blocks at the end of a step"),
+    Metric("peak_kv_cache_usage", "share", "most used / usable KV blocks during a step"),
     Metric("busy", "share", "time with a step in flight / duration, mean over replicas"),
     Metric("num_preemptions", "count", "requests that lost their KV blocks and were recomputed"),
     Metric("prefix_cache_hit_rate", "share", "prompt tokens found in the prefix cache / prompt tokens asked for"),
@@ -139,12 +139,14 @@ def _occupancy(sim: Simulated, duration: float) -> dict[str, float]:
             continue
         column = dict(zip(LOG_COLUMNS, log.T, strict=True))
         seconds = column["end_s"] - column["start_s"]
-        in_use = 1.0 - column["free_blocks"] / sim.usable_blocks
+        most_used = 1.0 - column["free_blocks"] / sim.usable_blocks
+        # Blocks grow over a leap: its mean lies between those of its first step and of its last.
+        mean_used = 1.0 - (column["free_blocks"] + column["first_free_blocks"]) / 2 / sim.usable_blocks
         running += float((column["num_running"] * seconds).sum())
         waiting += float((column["num_waiting"] * seconds).sum())
-        used += float((in_use * seconds).sum())
+        used += float((mean_used * seconds).sum())
         busy += float(seconds.sum())
-        peak_used = max(peak_used, float(in_use.max()))
+        peak_used = max(peak_used, float(most_used.max()))
         most_waiting = max(most_waiting, float(column["num_waiting"].max()))
     replicas = len(sim.logs)
     return {
