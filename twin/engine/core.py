@@ -138,7 +138,6 @@ class EngineCore:
             for request in sampled:
                 self._stamp_token(request, now)
         for request in done:
-            request.finished_s = now
             self.finished.extend(
                 (
                     request.index,

@@ -21,7 +21,6 @@ class Request:
         "blocks",
         "cached_tokens",
         "end_step",
-        "finished_s",
         "first_token_s",
         "index",
         "input_tokens",
@@ -38,6 +37,9 @@ class Request:
         "residue",
         "scheduled_s",
     )
+
+    order: int  # of admission; set when admitted
+    residue: int  # set by the decode group
 
     def __init__(
         self,
@@ -57,16 +59,13 @@ class Request:
         self.scheduled_s = -1.0
         self.first_token_s = -1.0
         self.last_token_s = -1.0
-        self.finished_s = -1.0
         self.num_tokens = input_tokens
         self.num_computed_tokens = 0
         self.num_blocks = 0
         self.blocks: list[int] = []
         self.cached_tokens = 0
         self.preemptions = 0
-        self.order = -1
         self.end_step = -1
-        self.residue = -1
         self.replica = 0
 
     @property

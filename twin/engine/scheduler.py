@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from twin.base import InputError
 from twin.engine.decode_group import DecodeGroup
@@ -78,20 +79,24 @@ class Scheduler:
         self._order = 0
         self._watermark_blocks = int(config.watermark * config.num_gpu_blocks)
         self._threshold = config.long_prefill_token_threshold
+        self._most_tokens = min(config.max_model_len, self.kv.usable * config.block_size)
 
     def add_request(self, request: Request) -> None:
         """Queue a request. Raises :class:`InputError` when it could never run."""
+        if request.input_tokens + request.output_tokens > self._most_tokens:
+            self._refuse(request)
+        self.waiting.append(request)
+
+    def _refuse(self, request: Request) -> NoReturn:
         if request.total_tokens > self.config.max_model_len:
             raise InputError(
                 f"request {request.index} needs {request.total_tokens} tokens of context, more than max_model_len"
                 f" {self.config.max_model_len}"
             )
-        if self.kv.blocks_for(request.total_tokens) > self.kv.usable:
-            raise InputError(
-                f"request {request.index} needs {self.kv.blocks_for(request.total_tokens)} KV blocks, more than the"
-                f" {self.kv.usable} that the engine has"
-            )
-        self.waiting.append(request)
+        raise InputError(
+            f"request {request.index} needs {self.kv.blocks_for(request.total_tokens)} KV blocks, more than the"
+            f" {self.kv.usable} that the engine has"
+        )
 
     def leap_steps(self) -> int:
         """How many coming steps are sure to be decodes alone and the same as the next, up to the first that ends one."""
