@@ -10,7 +10,7 @@ import pytest
 
 from twin.cluster.simulation import Fleet, simulate
 from twin.cost.step import HostCosts
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 
 MILLISECONDS_PER_TOKEN = 1e-3

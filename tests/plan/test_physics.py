@@ -10,7 +10,7 @@ from conftest import MODEL, workload
 
 from twin.cost.memory import memory_budget
 from twin.cost.step import StepModel
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.plan.evaluate import Deployment, Outcome, evaluate
 from twin.plan.space import Candidate
 from twin.plan.workload import Workload

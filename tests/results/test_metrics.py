@@ -14,7 +14,7 @@ from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import HostCosts
 from twin.engine.core import LOG_COLUMNS
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.results import metrics
 from twin.traffic.trace import Trace
 

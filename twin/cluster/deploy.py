@@ -8,7 +8,7 @@ from twin.base import InputError
 from twin.cluster.simulation import Fleet, Simulated, simulate, simulate_closed_loop
 from twin.cost.memory import memory_budget
 from twin.cost.step import Layout, StepModel
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.spec.scenario import Scenario
 from twin.traffic.readers import read_trace
 from twin.traffic.synthetic import synthesize

@@ -20,7 +20,7 @@ from twin.cluster.router import ROUTERS
 from twin.cost.step import HostCosts, StepModel
 from twin.engine.core import LOG_COLUMNS, EngineCore
 from twin.engine.request import Request
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 
 Floats = NDArray[np.float64]

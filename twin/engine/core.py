@@ -1,5 +1,8 @@
 """One replica without a clock of its own: schedule, run, postprocess; or leap over a stretch of equal decode steps.
 
+vLLM keeps a queue of scheduled steps: with asynchronous scheduling it schedules a step while the one before it runs, so
+what is found to be finished, and what arrives, counts one step later.
+
 The caller drives it with times: :meth:`EngineCore.begin` starts the next step or leap and says when it ends,
 :meth:`EngineCore.cut` shortens a leap that an arrival interrupts to the step in flight, :meth:`EngineCore.end` settles it.
 """
@@ -7,12 +10,15 @@ The caller drives it with times: :meth:`EngineCore.begin` starts the next step o
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from math import ceil, sqrt
 from typing import Protocol
 
+from twin.engine.config import EngineConfig
+from twin.engine.grouped import GroupedScheduler
 from twin.engine.request import Request
-from twin.engine.scheduler import EngineConfig, Scheduler, SchedulerOutput
+from twin.engine.scheduler import Scheduler, SchedulerOutput
 
 LOG_COLUMNS = (
     "start_s",
@@ -66,20 +72,25 @@ class EngineCore:
     """
 
     def __init__(self, config: EngineConfig, cost: StepCost, *, leaps: bool = True) -> None:
-        self.scheduler = Scheduler(config)
+        grouped = config.speculation is None and config.pipeline_parallel_size == 1
+        self.scheduler = GroupedScheduler(config) if grouped else Scheduler(config)
         self.cost = cost
         self.leaps = leaps
         self.log = array("d")
         self.finished = array("d")
         self.gaps: list[float] = []
+        self._depth = config.batch_queue_size
+        self._waits_after_empty_step = not config.rules.fills_with_empty_steps
+        self._queue: deque[SchedulerOutput] = deque()
         self._start = 0.0
         self._end = 0.0
-        self._steps = 0
-        self._max_steps = 0
-        self._output: SchedulerOutput | None = None
+        self._leap = 0  # steps of the leap under way
+        self._num_decodes = 0  # in each of them
+        self._context = 0  # context sum of its first step
         self._first_step = 0.0
         self._first_free = 0
         self._waiting = 0
+        self._preempted: list[Request] = []
 
     @property
     def num_unfinished(self) -> int:
@@ -88,55 +99,80 @@ class EngineCore:
 
     def begin(self, now: float) -> float | None:
         """Start the next step or leap at ``now``; its end, or None when there is nothing to do."""
-        scheduler = self.scheduler
-        if not scheduler.running and not scheduler.waiting:
-            return None
         self._start = now
-        steps = scheduler.leap_steps() if self.leaps else 0
-        if steps:
-            self._waiting = len(scheduler.waiting)
-            self._first_free = scheduler.kv.free - scheduler.decodes.blocks_needed_now()
-            self._output = None
-            self._steps = self._max_steps = steps
-            self._end = now + self._leap_s(steps)
+        self._leap = self._leap_steps() if self.leaps else 0
+        if self._leap:
+            self._end = now + self._leap_s(self._leap)
             return self._end
-        self._output = output = scheduler.schedule()
+        step = self._next_step()
+        if step is None:
+            return None
+        scheduler = self.scheduler
         self._waiting = len(scheduler.waiting)
         self._first_free = scheduler.free_blocks
-        self._steps = 1
-        for request, _, _ in output.chunks:
-            if request.scheduled_s < 0.0:
-                request.scheduled_s = now
-        self._first_step = self.cost.step_s(output.chunks, output.num_decodes, output.decode_context)
+        self._first_step = self.cost.step_s(step.chunks, step.num_decodes, step.decode_context)
         self._end = now + self._first_step
         return self._end
 
+    def _next_step(self) -> SchedulerOutput | None:
+        """Fill the queue as vLLM does before it waits for an output; the step that runs now."""
+        scheduler, queue = self.scheduler, self._queue
+        while True:
+            while len(queue) < self._depth and (scheduler.running or scheduler.waiting):
+                output = scheduler.schedule()
+                queue.append(output)
+                for request, _, _ in output.chunks:
+                    if request.scheduled_s < 0.0:
+                        request.scheduled_s = self._start
+                self._preempted.extend(output.preempted)
+                if self._waits_after_empty_step and not output:
+                    break
+            if not queue or queue[0]:
+                return queue[0] if queue else None
+            queue.popleft()  # nothing to compute takes no time
+
+    def _leap_steps(self) -> int:
+        """How far to leap: all that runs, and all that is scheduled, is the same decodes until one of them ends."""
+        scheduler, queue = self.scheduler, self._queue
+        if not isinstance(scheduler, GroupedScheduler):
+            return 0
+        group = scheduler.decodes
+        if self._depth == 1:
+            self._context = group.context
+        elif len(queue) == 1 and queue[0].num_decodes == group.n and not queue[0].chunks:
+            self._context = queue[0].decode_context
+        else:
+            return 0
+        steps = scheduler.leap_steps()
+        if steps:
+            self._num_decodes = group.n
+            self._waiting = len(scheduler.waiting)
+            self._first_free = scheduler.kv.free - group.blocks_needed_now()
+        return steps
+
     def cut(self, now: float) -> float:
         """An arrival at ``now``: a leap under way ends with the step in flight. Returns the (new) end."""
-        if self._output is None and self._steps > 1:
+        if self._leap > 1:
             steps = self._steps_to(now - self._start)
-            if steps < self._steps:
-                self._steps = steps
+            if steps < self._leap:
+                self._leap = steps
                 self._end = self._start + self._leap_s(steps)
         return self._end
 
     def end(self) -> list[Request]:
         """Settle the step or leap that began last; returns the requests that finished with it."""
-        scheduler, now, output = self.scheduler, self._end, self._output
-        decodes = scheduler.decodes
-        if output is None:
-            num_decodes, prefill_tokens = decodes.n, 0
-            done = scheduler.take_leap(self._steps)
-        else:
-            num_decodes, prefill_tokens = output.num_decodes, 0
-            for chunk in output.chunks:
-                prefill_tokens += chunk[1]
-            sampled, done = scheduler.update_from_output(output)
-            for request in output.preempted:
-                if request.last_token_s < 0.0 and request.first_token_s >= 0.0:
-                    request.last_token_s = self._start
-            for request in sampled:
-                self._stamp_token(request, now)
+        scheduler, queue, now = self.scheduler, self._queue, self._end
+        if self._leap and isinstance(scheduler, GroupedScheduler):
+            queue.append(scheduler.take_leap(self._leap))
+        output = queue.popleft()
+        num_decodes, prefill_tokens = output.num_decodes, 0
+        for chunk in output.chunks:
+            prefill_tokens += chunk[1]
+        sampled, done = scheduler.update_from_output(output)
+        for request in sampled:
+            self._stamp_token(request, now)
+        if self._preempted:
+            self._mark_preempted(now if self._depth > 1 else self._start)
         for request in done:
             self.finished.extend(
                 (
@@ -157,7 +193,7 @@ class EngineCore:
             (
                 self._start,
                 now,
-                self._steps,
+                self._leap or 1,
                 num_decodes,
                 prefill_tokens,
                 len(scheduler.running) + len(done),
@@ -170,6 +206,13 @@ class EngineCore:
         )
         return done
 
+    def _mark_preempted(self, last_token_s: float) -> None:
+        """Remember when requests that were preempted had their last token: at the end of the step before."""
+        for request in self._preempted:
+            if request.last_token_s < 0.0 and request.first_token_s >= 0.0:
+                request.last_token_s = last_token_s
+        self._preempted.clear()
+
     def _stamp_token(self, request: Request, now: float) -> None:
         if request.first_token_s < 0.0:
             request.first_token_s = now
@@ -179,7 +222,7 @@ class EngineCore:
 
     def _leap_s(self, steps: int) -> float:
         """Seconds of ``steps`` decode steps from here: arithmetic series, segment by segment."""
-        n, context = self.scheduler.decodes.n, self.scheduler.decodes.context
+        n, context = self._num_decodes, self._context
         total = 0.0
         first, slope, limit = self.cost.decode_segment(n, context)
         self._first_step = first
@@ -194,8 +237,8 @@ class EngineCore:
 
     def _steps_to(self, elapsed: float) -> int:
         """The least number of steps of this leap that last ``elapsed`` seconds or more."""
-        n, context = self.scheduler.decodes.n, self.scheduler.decodes.context
-        done, left = 0, self._steps
+        n, context = self._num_decodes, self._context
+        done, left = 0, self._leap
         while True:
             first, slope, limit = self.cost.decode_segment(n, context)
             inside = min(int((limit - context) // n) + 1, left)

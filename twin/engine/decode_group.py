@@ -32,35 +32,34 @@ class DecodeGroup:
         self.step = 0
 
     def join(self, request: Request) -> None:
-        """Add a request whose last sampled token is the only one not yet computed."""
-        computed = request.num_tokens - 1
+        """Add a request of which all but the last sampled token have been computed."""
+        computed = request.num_computed_tokens
         step = self.step
         size = self._block_size
         residue = (step - computed) % size
         self._need[residue] += 1
         self._need[residue + size] += 1
         request.residue = residue
-        request.end_step = end = step + request.input_tokens + request.output_tokens - request.num_tokens
+        request.end_step = end = step + request.total_tokens - 1 - computed
         heappush(self._ends, (end, request.order, request))
         self.n += 1
-        self.context += request.num_tokens
+        self.context += computed + 1
 
     def leave(self, request: Request) -> None:
-        """Take ``request`` out and settle its token counts."""
+        """Take ``request`` out and settle its computed tokens and blocks."""
         size = self._block_size
         self._need[request.residue] -= 1
         self._need[request.residue + size] -= 1
-        tokens = request.input_tokens + request.output_tokens - (request.end_step - self.step)
-        request.num_tokens = tokens
-        request.num_computed_tokens = tokens - 1
-        request.num_blocks = -(-(tokens - 1) // size)
+        computed = request.total_tokens - 1 - (request.end_step - self.step)
+        request.num_computed_tokens = computed
+        request.num_blocks = -(-computed // size)
         request.end_step = -1
         self.n -= 1
-        self.context -= tokens
+        self.context -= computed + 1
 
     def computed_tokens(self, request: Request) -> int:
         """Tokens of a member that have their KV."""
-        return request.input_tokens + request.output_tokens - (request.end_step - self.step) - 1
+        return request.total_tokens - 1 - (request.end_step - self.step)
 
     def steps_to_first_end(self) -> int:
         """Steps until a member has produced its last token. The group must not be empty."""

@@ -5,8 +5,8 @@ vLLM gives every block an identity. Only blocks that a later request can hit nee
 anonymous and only counted, so a trace without prefix hashes costs an integer per allocation.
 
 The free queue is vLLM's: allocation takes from the front and evicts what it finds there; a freed request returns its
-blocks tail first, blocks without a hash to the front, hashed ones to the back. Neighbouring anonymous blocks are kept as
-one run.
+blocks tail first, hashed ones to the back, blocks without a hash to the front (in 0.19 to the back as well). Neighbouring
+anonymous blocks are kept as one run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,23 @@ class KVCacheManager:
         num_gpu_blocks: blocks the engine allocates; block 0 is vLLM's null block, so one less can be used.
         block_size: tokens per block.
         enable_prefix_caching: without it nothing is ever hit.
+        unhashed_first: freed blocks without a hash are taken before all others.
+        drop_last_hit: the last block of a hit is recomputed (EAGLE needs the hidden states before the first new token).
     """
 
-    def __init__(self, num_gpu_blocks: int, block_size: int, *, enable_prefix_caching: bool = True) -> None:
+    def __init__(
+        self,
+        num_gpu_blocks: int,
+        block_size: int,
+        *,
+        enable_prefix_caching: bool = True,
+        unhashed_first: bool = True,
+        drop_last_hit: bool = False,
+    ) -> None:
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
+        self._unhashed_first = unhashed_first
+        self._drop_last_hit = drop_last_hit
         self.usable = num_gpu_blocks - 1
         self.free = self.usable
         self._front = self.usable
@@ -56,6 +68,8 @@ class KVCacheManager:
                 if not copies:
                     break
                 hits.append(next(iter(copies)))
+            if hits and self._drop_last_hit:
+                hits.pop()
         return hits
 
     def idle_among(self, hits: list[int]) -> int:
@@ -105,10 +119,10 @@ class KVCacheManager:
         if not copies:
             del self._cached[key]
 
-    def store(self, request: Request, num_computed: int) -> None:
-        """Hash the blocks of ``request`` that ``num_computed`` scheduled tokens fill, as far as they have keys."""
+    def store(self, request: Request, tokens: int) -> None:
+        """Hash the blocks of ``request`` that its first ``tokens`` tokens fill, as far as they have keys."""
         keys, blocks = request.keys, request.blocks
-        for position in range(len(blocks), min(num_computed // self.block_size, len(keys))):
+        for position in range(len(blocks), min(tokens // self.block_size, len(keys))):
             block = self._next_id
             self._next_id += 1
             key = keys[position]
@@ -117,14 +131,16 @@ class KVCacheManager:
             self._cached.setdefault(key, {})[block] = None
             blocks.append(block)
 
-    def release(self, request: Request, num_computed: int) -> None:
-        """Free all blocks of ``request``, whose first ``num_computed`` tokens have their KV."""
+    def release(self, request: Request, hashed_tokens: int) -> None:
+        """Free all blocks of ``request``, of which the first ``hashed_tokens`` tokens fill hashed ones."""
         blocks, total = request.blocks, request.num_blocks
         self.free += total
         if not blocks and not self._queue:
             self._front += total
         else:
-            hashed = num_computed // self.block_size if self.enable_prefix_caching else 0
+            hashed = hashed_tokens // self.block_size if self.enable_prefix_caching else 0
+            if not self._unhashed_first:
+                hashed = total
             anonymous = max(min(hashed, total) - len(blocks), 0)
             self._front += total - len(blocks) - anonymous
             self._append_run(anonymous)
@@ -152,14 +168,14 @@ class KVCacheManager:
             queue[-self._next_id] = length
             self._next_id += 1
 
-    def name_blocks(self, request: Request, num_computed: int) -> None:
+    def name_blocks(self, request: Request, hashed_tokens: int) -> None:
         """Give every full block of ``request`` a key before it is preempted: when it resumes it may find them again."""
         if not self.enable_prefix_caching:
             return
-        full = num_computed // self.block_size
+        full = hashed_tokens // self.block_size
         missing = full - len(request.keys)
         if missing > 0:
             own = range(self._own_keys, self._own_keys - missing, -1)
             self._own_keys -= missing
             request.keys = (*request.keys, *own)
-        self.store(request, num_computed)
+        self.store(request, hashed_tokens)

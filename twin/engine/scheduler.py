@@ -1,91 +1,120 @@
-"""vLLM's V1 scheduler (rules 1 to 6 of its 0.32 release), at a cost that follows what changes in a step.
+"""vLLM's V1 scheduler: what each step computes, request by request.
 
 Running requests are served first, in the order of their admission, then waiting requests are admitted from the head of
-the queue. Decodes are held as a group (:mod:`twin.engine.decode_group`), so the usual step touches only the requests that
-prefill. When tokens or blocks run short the order of the whole running list decides, and :meth:`Scheduler.schedule` walks
-it request by request as vLLM does.
+the queue. Where two modelled releases differ, ``config.rules`` says how (:mod:`twin.spec.versions`).
+
+:class:`twin.engine.grouped.GroupedScheduler` gives the same schedule at a cost that follows what changes in a step.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from twin.base import InputError
-from twin.engine.decode_group import DecodeGroup
+from twin.engine.config import EngineConfig
 from twin.engine.kv_cache import KVCacheManager
-from twin.engine.request import Request
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """What a user sets on a vLLM engine, under vLLM's names; sizes in tokens and blocks."""
-
-    num_gpu_blocks: int
-    max_num_seqs: int = 1024
-    max_num_batched_tokens: int = 8192
-    max_model_len: int = 131072
-    block_size: int = 16
-    enable_prefix_caching: bool = True
-    enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: int = 0
-    watermark: float = 0.0
-    scheduler_reserve_full_isl: bool = True
+from twin.engine.request import FINISHED, PREEMPTED, RUNNING, Request
+from twin.engine.request_queue import QUEUES
 
 
 class SchedulerOutput:
     """What one step computes.
 
     Attributes:
-        chunks: ``(request, tokens, context)`` of each prefill chunk; context tokens have their KV already.
+        chunks: ``(request, tokens, context)`` of each prefill chunk and each verification of drafts; context tokens have
+            their KV already.
         num_decodes: requests that compute one token each.
         decode_context: sum of their sequence lengths.
-        held: running decodes that got no token.
+        decodes: those of them that are kept apart from the decode group.
+        ending: members of the decode group whose last token this step computes.
+        sampling: requests in ``chunks`` and ``decodes`` that reach the end of their sequence, and so sample.
+        drafts: speculative tokens among those scheduled, by request.
+        padded: requests whose drafts are only padding, never accepted.
+        admitted: waiting requests that start (again).
         preempted: requests that lost their blocks in this step.
     """
 
-    __slots__ = ("chunks", "decode_context", "held", "num_decodes", "preempted")
+    __slots__ = (
+        "admitted",
+        "chunks",
+        "decode_context",
+        "decodes",
+        "drafts",
+        "ending",
+        "num_decodes",
+        "padded",
+        "preempted",
+        "sampling",
+    )
 
-    def __init__(self, num_decodes: int, decode_context: int) -> None:
+    def __init__(self) -> None:
         self.chunks: list[tuple[Request, int, int]] = []
-        self.num_decodes = num_decodes
-        self.decode_context = decode_context
-        self.held: Sequence[Request] = ()
-        self.preempted: Sequence[Request] = ()
+        self.num_decodes = 0
+        self.decode_context = 0
+        self.decodes: list[Request] = []
+        self.ending: Sequence[Request] = ()
+        self.sampling: list[Request] = []
+        self.drafts: dict[Request, int] = {}
+        self.padded: set[Request] = set()
+        self.admitted: list[Request] = []
+        self.preempted: list[Request] = []
+
+    def __bool__(self) -> bool:
+        """Whether it computes anything."""
+        return bool(self.num_decodes or self.chunks)
 
 
 class Scheduler:
     """The scheduler of one replica.
 
     Attributes:
+        waiting: requests without a seat, next first.
+        running: requests with a seat, in the order of admission.
         blocked: the last step left a request without seat or KV blocks.
         free_blocks: free KV blocks while the last step ran, before requests that finished with it gave theirs back.
+        num_preemptions: so far.
     """
 
     def __init__(self, config: EngineConfig) -> None:
+        rules, speculation = config.rules, config.speculation
         self.config = config
         self.kv = KVCacheManager(
-            config.num_gpu_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching
+            config.num_gpu_blocks,
+            config.block_size,
+            enable_prefix_caching=config.enable_prefix_caching,
+            unhashed_first=rules.unhashed_blocks_first,
+            drop_last_hit=speculation is not None and speculation.method == "eagle",
         )
-        self.waiting: deque[Request] = deque()
+        self.waiting = QUEUES[config.scheduling_policy]()
         self.running: dict[Request, None] = {}
-        self.prefills: list[Request] = []
-        self.decodes = DecodeGroup(config.block_size)
         self.blocked = False
         self.free_blocks = self.kv.free
         self.num_preemptions = 0
+        self._rules = rules
+        self._async = config.async_scheduling
+        self._overlapping = config.batch_queue_size > 1
+        self._step = 0
         self._order = 0
+        self._seats = config.max_num_active_seqs or config.max_num_seqs
         self._watermark_blocks = int(config.watermark * config.num_gpu_blocks)
-        self._threshold = config.long_prefill_token_threshold
+        self._num_spec_tokens = speculation.num_speculative_tokens if speculation else 0
+        self._lookahead = speculation.lookahead_tokens if speculation else 0
+        self._admission_lookahead = self._lookahead if rules.lookahead_at_admission else 0
+        slots = speculation.draft_slots if speculation else 0
+        self._draft_slots = slots if rules.draft_slots_per_step else 0
+        self._step_budget = config.max_num_batched_tokens
+        if slots and not rules.draft_slots_per_step:
+            self._step_budget -= slots * config.max_num_seqs
         self._most_tokens = min(config.max_model_len, self.kv.usable * config.block_size)
+        self._budget = 0  # of the step being scheduled
+        self._threshold = 0
 
     def add_request(self, request: Request) -> None:
         """Queue a request. Raises :class:`InputError` when it could never run."""
-        if request.input_tokens + request.output_tokens > self._most_tokens:
+        if request.total_tokens > self._most_tokens:
             self._refuse(request)
-        self.waiting.append(request)
+        self.waiting.add(request)
 
     def _refuse(self, request: Request) -> NoReturn:
         if request.total_tokens > self.config.max_model_len:
@@ -98,233 +127,323 @@ class Scheduler:
             f" {self.kv.usable} that the engine has"
         )
 
-    def leap_steps(self) -> int:
-        """How many coming steps are sure to be decodes alone and the same as the next, up to the first that ends one."""
-        group = self.decodes
-        if self.prefills or not group.n or group.n > self.config.max_num_batched_tokens:
-            return 0
-        free = self.kv.free
-        if self.waiting and not (self.blocked and self._head_is_blocked()):
-            return 0
-        steps = group.steps_to_first_end()
-        if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
-            steps = group.steps_within(free)
-        return steps
-
-    def take_leap(self, steps: int) -> list[Request]:
-        """Do ``steps`` decode steps; returns the requests that finish with the last."""
-        group = self.decodes
-        needed = group.blocks_needed(steps)
-        if needed:
-            self.kv.take(needed)
-        self.free_blocks = self.kv.free
-        done = group.advance(steps)
-        if len(done) > 1:
-            done.sort(key=_running_order)
-        for request in done:
-            self._finish(request)
-        return done
+    def abort(self, request: Request) -> None:
+        """Drop an unfinished request. What it has in flight is computed for nothing; its blocks are free at once."""
+        if request.status == RUNNING:
+            self.kv.release(request, request.hashed_tokens)
+            del self.running[request]
+        else:
+            self.waiting.remove(request)
+        request.status = FINISHED
 
     def schedule(self) -> SchedulerOutput:
-        """Decide one step and allocate its blocks."""
-        output = self._run_all()
-        if output is None:
-            output = self._run_in_order()
-        if not output.preempted:
-            self._admit(output)
-        else:
+        """Decide one step and allocate its blocks. Its tokens count as computed from here on."""
+        self._step += 1
+        self._open_step()
+        output = SchedulerOutput()
+        self._run(output)
+        if output.preempted:
             self.blocked = True
+        else:
+            self._admit(output)
+        self._advance(output)
         self.free_blocks = self.kv.free
         return output
 
     def update_from_output(self, output: SchedulerOutput) -> tuple[list[Request], list[Request]]:
-        """The step is done: returns (requests that sampled a token after prefill, requests that finished)."""
-        group = self.decodes
-        done: list[Request] = []
-        if output.num_decodes or output.held:
-            for request in output.held:
-                group.leave(request)
-            done = group.advance(1)
-            for request in output.held:
-                group.join(request)
+        """The step's output is known: returns (requests that sampled apart from the group, requests that finished)."""
+        stale = self._drain(output) if self._overlapping else ()
         sampled: list[Request] = []
-        for request, _, _ in output.chunks:
-            if request.num_computed_tokens == request.num_tokens:
-                request.num_tokens += 1
-                sampled.append(request)
-                self.prefills.remove(request)
-                if request.num_tokens == request.input_tokens + request.output_tokens:
-                    done.append(request)
-                else:
-                    group.join(request)
+        done = [request for request in output.ending if request.status != FINISHED]
+        for request in done:
+            request.num_tokens = request.total_tokens
+            self._hash(request, request.num_computed_tokens)
+        for request in output.sampling:
+            if request.status == FINISHED:
+                continue
+            sampled.append(request)
+            if request.end_step < 0 and self._deliver(output, request, stale=request in stale):
+                done.append(request)
+        self._finish(done)
+        return sampled, done
+
+    def _open_step(self) -> None:
+        """Budget and long-prefill threshold of the coming step."""
+        config = self.config
+        self._budget = self._step_budget
+        threshold = config.long_prefill_token_threshold
+        if threshold:
+            present = len(self.running) + len(self.waiting)
+            if config.long_prefill_token_threshold_adaptive:
+                threshold = max(threshold, config.max_num_batched_tokens // max(present, 1))
+            if present <= 1 and self._rules.threshold_spares_a_lone_request:
+                threshold = 0
+        self._threshold = threshold
+
+    def _num_new_tokens(self, request: Request, budget: int) -> int:
+        """Tokens that a running request gets; 0 when there is nothing to compute for it now."""
+        computed, placeholders = request.num_computed_tokens, request.num_output_placeholders
+        if placeholders and computed + 2 - placeholders >= request.total_tokens:
+            return 0  # its last token is in flight
+        tokens = request.num_tokens + request.num_spec_tokens + placeholders - computed
+        if 0 < self._threshold < tokens:
+            tokens = self._threshold
+        return min(tokens, budget, self.config.max_model_len - computed - 1)
+
+    def _run(self, output: SchedulerOutput) -> None:
+        """Serve the running requests in order, preempting when blocks run short."""
+        kv, slots = self.kv, self._draft_slots
+        queue = list(self.running)
+        granted: dict[Request, int] = {}
+        position = 0
+        while position < len(queue) and self._budget > slots:
+            request = queue[position]
+            tokens = 0
+            if self._step >= request.next_decode_step:
+                tokens = self._num_new_tokens(request, self._budget - slots)
+            if tokens:
+                needed = self._blocks_to_grow(request, tokens)
+                while needed > kv.free:
+                    victim = self._victim(queue)
+                    at = queue.index(victim)
+                    del queue[at]
+                    served = granted.pop(victim, 0)
+                    if served:
+                        self._budget += served + slots
+                        output.drafts.pop(victim, None)
+                    if at < position and (served or self._rules.victim_shifts_the_walk):
+                        position -= 1
+                    self._preempt(victim)
+                    output.preempted.append(victim)
+                    if victim is request:
+                        break
+                if request.status == PREEMPTED:
+                    break
+                self._grow(request, tokens, needed)
+                granted[request] = tokens
+                self._budget -= tokens + slots
+                self._take_drafts(output, request, tokens)
+            position += 1
+        for request, tokens in granted.items():
+            self._record(output, request, tokens)
+
+    def _victim(self, queue: list[Request]) -> Request:
+        if self.config.scheduling_policy == "fcfs":
+            return queue[-1]
+        return max(queue, key=lambda request: (request.priority, request.arrival_s))
+
+    def _preempt(self, request: Request) -> None:
+        """Recompute later: all blocks are freed, and what is in flight is stale."""
+        self.kv.name_blocks(request, request.hashed_tokens)
+        self.kv.release(request, request.hashed_tokens)
+        del self.running[request]
+        request.status = PREEMPTED
+        request.num_computed_tokens = 0
+        request.hashed_tokens = 0
+        request.num_spec_tokens = 0
+        if self._rules.stale_output_holds_back:
+            request.num_stale_tokens = request.num_in_flight_tokens
+            request.num_output_placeholders = 0
+        request.preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.prepend(request)
+
+    def _blocks_to_grow(self, request: Request, tokens: int) -> int:
+        slots = min(request.num_computed_tokens + tokens + self._lookahead, self.config.max_model_len)
+        return max(self.kv.blocks_for(slots) - request.num_blocks, 0)
+
+    def _grow(self, request: Request, tokens: int, blocks: int) -> None:
+        """Give a running request the blocks for ``tokens`` more, and hash those that known tokens fill."""
+        if blocks:
+            self.kv.take(blocks)
+            request.num_blocks += blocks
+        self._hash(request, min(request.num_computed_tokens + tokens, request.num_tokens))
+
+    def _hash(self, request: Request, tokens: int) -> None:
+        if tokens > request.hashed_tokens:
+            request.hashed_tokens = tokens
+            if request.keys and self.kv.enable_prefix_caching:
+                self.kv.store(request, tokens)
+
+    def _take_drafts(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
+        if request.num_spec_tokens:
+            drafts = tokens + request.num_computed_tokens - request.num_tokens - request.num_output_placeholders
+            if drafts > 0:
+                output.drafts[request] = min(drafts, request.num_spec_tokens)
+            request.num_spec_tokens = 0
+
+    def _record(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
+        if tokens == 1 and not request.is_prefill_chunk:
+            output.decodes.append(request)
+            output.num_decodes += 1
+            output.decode_context += request.num_computed_tokens + 1
+        else:
+            output.chunks.append((request, tokens, request.num_computed_tokens))
+
+    def _admit(self, output: SchedulerOutput) -> None:
+        """Admit waiting requests while seats, tokens and blocks last."""
+        self.blocked = False
+        waiting, slots = self.waiting, self._draft_slots
+        held_back: list[Request] = []
+        while waiting and self._budget > slots:
+            if len(self.running) >= self._seats:
+                self.blocked = True
+                break
+            request = waiting.peek()
+            if request.num_stale_tokens:  # its output in flight may still add a token
+                held_back.append(waiting.pop_first())
+                continue
+            hits = self._find_hits(request)
+            tokens = self._tokens_to_admit(output, request, len(hits) * self.kv.block_size)
+            if not tokens:
+                break
+            if self._blocks_to_admit(request, hits, tokens) > self.kv.free:
+                self.blocked = True
+                break
+            waiting.pop_first()
+            self._start(output, request, hits, tokens)
+            self._budget -= tokens + slots
+        for request in reversed(held_back):
+            waiting.prepend(request)
+
+    def _find_hits(self, request: Request) -> list[int]:
+        return self.kv.find_hits(request) if request.keys else []
+
+    def _tokens_to_admit(self, output: SchedulerOutput, request: Request, cached: int) -> int:
+        """Tokens that the head of the queue gets; 0 when it must wait for a step with more budget."""
+        budget = self._budget - self._draft_slots
+        tokens = request.num_tokens - cached
+        if tokens == 1 and self._num_spec_tokens and self._pads(output, cached):
+            tokens += self._num_spec_tokens
+            if tokens > budget:
+                return 0
+            output.padded.add(request)
+        if 0 < self._threshold < tokens:
+            tokens = self._threshold
+        if tokens <= budget:
+            return tokens
+        return budget if self.config.enable_chunked_prefill else 0
+
+    def _pads(self, output: SchedulerOutput, cached: int) -> bool:
+        """Whether a newcomer that misses one token takes the shape of a speculative step, so that all decodes have it."""
+        if not self._rules.pads_new_decodes or cached + self._num_spec_tokens + 2 > self.config.max_model_len:
+            return False
+        served = [request for request, _, _ in output.chunks] + output.decodes
+        running = [request for request in served if request not in output.admitted]
+        return bool(running or cached) and not any(request.is_prefill_chunk for request in running)
+
+    def _blocks_to_admit(self, request: Request, hits: list[int], tokens: int) -> int:
+        """Free blocks that must be there for a waiting request: its whole sequence, not just the first chunk."""
+        kv, config = self.kv, self.config
+        slots = min(len(hits) * kv.block_size + tokens + self._admission_lookahead, config.max_model_len)
+        if config.scheduler_reserve_full_isl:
+            slots = max(slots, request.num_tokens)
+        blocks = -(-slots // kv.block_size)
+        if self.running:
+            blocks += self._watermark_blocks
+        return blocks - len(hits) + kv.idle_among(hits) if hits else blocks
+
+    def _start(self, output: SchedulerOutput, request: Request, hits: list[int], tokens: int) -> None:
+        kv = self.kv
+        cached = len(hits) * kv.block_size
+        if hits:
+            kv.touch(request, hits)
+        kv.queried_tokens += request.num_tokens
+        kv.hit_tokens += cached
+        if not request.preemptions:
+            request.cached_tokens = cached
+        request.status = RUNNING
+        request.order = self._order
+        self._order += 1
+        self.running[request] = None
+        request.num_computed_tokens = cached
+        request.is_prefill_chunk = True
+        request.hashed_tokens = cached
+        slots = min(cached + tokens + self._admission_lookahead, self.config.max_model_len)
+        self._grow(request, tokens, kv.blocks_for(slots) - len(hits))
+        if request in output.padded:
+            output.drafts[request] = self._num_spec_tokens
+        output.admitted.append(request)
+        output.chunks.append((request, tokens, cached))
+
+    def _advance(self, output: SchedulerOutput) -> None:
+        """Count the step's tokens as computed; requests that reach their end sample."""
+        for request, tokens, _ in output.chunks:
+            self._count(output, request, tokens)
+        for request in output.decodes:
+            self._count(output, request, 1)
+
+    def _count(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
+        request.num_computed_tokens += tokens
+        if self._overlapping:
+            request.num_in_flight_tokens += tokens
+        request.is_prefill_chunk = prefill = (
+            request.num_computed_tokens < request.num_tokens + request.num_output_placeholders
+        )
+        if not prefill:
+            output.sampling.append(request)
+            if self._async:
+                request.num_output_placeholders += 1 + output.drafts.get(request, 0)
+                request.num_spec_tokens = self._num_spec_tokens
+                request.next_decode_step = self._step + self.config.pipeline_parallel_size
+
+    def _drain(self, output: SchedulerOutput) -> set[Request]:
+        """Take the step's tokens out of flight; the requests that were preempted since."""
+        stale: set[Request] = set()
+        entries = [(request, tokens) for request, tokens, _ in output.chunks]
+        entries += [(request, 1) for request in output.decodes]
+        for request, tokens in entries:
+            request.num_in_flight_tokens -= tokens
+            if request.num_stale_tokens:
+                stale.add(request)
+                request.num_stale_tokens -= tokens
+        return stale
+
+    def _deliver(self, output: SchedulerOutput, request: Request, *, stale: bool) -> bool:
+        """Append the sampled tokens, take back what rejected drafts had counted; whether the request is complete.
+
+        Stale output still yields its tokens, but its counters were reset when the request was preempted.
+        """
+        drafts = output.drafts.get(request, 0)
+        accepted = 0
+        if drafts:
+            if request not in output.padded:
+                accepted = min(_at(request.accepted, request.num_tokens - request.input_tokens), drafts)
+            if not stale:
+                rejected = drafts - accepted
+                if request.num_computed_tokens:
+                    request.num_computed_tokens -= rejected
+                if request.num_output_placeholders:
+                    request.num_output_placeholders -= rejected
+        tokens = min(1 + accepted, request.total_tokens - request.num_tokens)
+        request.num_tokens += tokens
+        if self._async:
+            if not stale:
+                request.num_output_placeholders -= tokens
+            if request.status == RUNNING:
+                self._hash(request, request.num_computed_tokens - request.num_output_placeholders)
+        elif self._num_spec_tokens and not request.is_prefill_chunk:
+            request.num_spec_tokens = self._num_spec_tokens
+            if request.drafts:
+                offered = _at(request.drafts, request.num_tokens - request.input_tokens)
+                request.num_spec_tokens = min(offered, self._num_spec_tokens)
+        return request.num_tokens == request.total_tokens
+
+    def _finish(self, done: list[Request]) -> None:
+        """Free the blocks of complete requests, in running order."""
         if len(done) > 1:
             done.sort(key=_running_order)
         for request in done:
-            self._finish(request)
-        return sampled, done
+            if request.status == RUNNING:
+                self.kv.release(request, request.hashed_tokens)
+                del self.running[request]
+            else:  # preempted while its last token was in flight
+                self.waiting.remove(request)
+            request.status = FINISHED
 
-    def _finish(self, request: Request) -> None:
-        self.kv.release(request, request.num_tokens - 1)
-        del self.running[request]
 
-    def _head_is_blocked(self) -> bool:
-        """No seat, no token or no blocks for the first waiting request, as long as nothing but decodes runs."""
-        if len(self.running) >= self.config.max_num_seqs:
-            return True
-        budget = self.config.max_num_batched_tokens - self.decodes.n
-        request = self.waiting[0]
-        hits = self.kv.find_hits(request) if request.keys else []
-        chunk = self._chunk(request.num_tokens - len(hits) * self.config.block_size, budget)
-        if chunk == 0:
-            return True
-        free = self.kv.free
-        if not self.kv.idle_among(hits):  # otherwise a decode may take the very block that the head would hit
-            free -= self.decodes.blocks_needed_now()
-        return self._blocks_to_admit(request, hits, chunk) > free
-
-    def _chunk(self, remaining: int, budget: int) -> int:
-        """Tokens that a prefill gets; 0 when it must wait for a step with more budget."""
-        if 0 < self._threshold < remaining and len(self.running) + len(self.waiting) > 1:
-            remaining = self._threshold
-        if remaining <= budget:
-            return remaining
-        return budget if self.config.enable_chunked_prefill else 0
-
-    def _blocks_to_admit(self, request: Request, hits: list[int], chunk: int) -> int:
-        """Free blocks that must be there for a waiting request (rule 3)."""
-        kv = self.kv
-        tokens = request.num_tokens if self.config.scheduler_reserve_full_isl else len(hits) * kv.block_size + chunk
-        reserve = self._watermark_blocks if self.running else 0
-        blocks = -(-tokens // kv.block_size) + reserve
-        return blocks - len(hits) + kv.idle_among(hits) if hits else blocks
-
-    def _run_all(self) -> SchedulerOutput | None:
-        """Serve every running request in full, or None when tokens or blocks are too short for that."""
-        group, kv = self.decodes, self.kv
-        budget = self.config.max_num_batched_tokens - group.n
-        needed_now = blocks = group.blocks_needed_now()
-        grants: list[tuple[Request, int]] = []
-        for request in self.prefills:
-            chunk = self._chunk(request.num_tokens - request.num_computed_tokens, budget)
-            if chunk >= budget and request is not next(reversed(self.running)):
-                return None
-            grants.append((request, chunk))
-            budget -= chunk
-            blocks += kv.blocks_for(request.num_computed_tokens + chunk) - request.num_blocks
-        if budget < 0 or blocks > kv.free:
-            return None
-        output = SchedulerOutput(group.n, group.context)
-        if needed_now:
-            kv.take(needed_now)
-        for request, chunk in grants:
-            if chunk:
-                self._grant(output, request, chunk)
-        return output
-
-    def _run_in_order(self) -> SchedulerOutput:
-        """Walk the running list as vLLM does: budget in order, preempting from the end when blocks run short (rule 4)."""
-        group, kv = self.decodes, self.kv
-        budget = self.config.max_num_batched_tokens
-        output = SchedulerOutput(0, 0)
-        preempted: list[Request] = []
-        held: list[Request] = []
-        queue = list(self.running)
-        position = 0
-        while position < len(queue):
-            request = queue[position]
-            decoding = request.end_step >= 0
-            if decoding:
-                chunk = 1 if budget else 0
-                needed = chunk if group.computed_tokens(request) % kv.block_size == 0 else 0
-            else:
-                chunk = self._chunk(request.num_tokens - request.num_computed_tokens, budget)
-                needed = max(kv.blocks_for(request.num_computed_tokens + chunk) - request.num_blocks, 0)
-            while needed > kv.free:
-                victim = queue.pop()
-                self._preempt(victim)
-                preempted.append(victim)
-                if victim is request:
-                    break
-            if preempted and preempted[-1] is request:
-                break
-            position += 1
-            budget -= chunk
-            if decoding and chunk:
-                kv.take(needed)
-                output.num_decodes += 1
-                output.decode_context += group.computed_tokens(request) + 1
-            elif decoding:
-                held.append(request)
-            elif chunk:
-                self._grant(output, request, chunk)
-        output.held = held
-        output.preempted = preempted
-        return output
-
-    def _preempt(self, request: Request) -> None:
-        if request.end_step >= 0:
-            self.decodes.leave(request)
-        else:
-            self.prefills.remove(request)
-        self.kv.name_blocks(request, request.num_computed_tokens)
-        self.kv.release(request, request.num_computed_tokens)
-        del self.running[request]
-        request.num_computed_tokens = 0
-        request.preemptions += 1
-        self.num_preemptions += 1
-        self.waiting.appendleft(request)
-
-    def _grant(self, output: SchedulerOutput, request: Request, chunk: int) -> None:
-        """Allocate the blocks of a prefill chunk; its tokens count as computed from here on (rule 6)."""
-        kv = self.kv
-        context = request.num_computed_tokens
-        computed = context + chunk
-        blocks = -(-computed // kv.block_size)
-        kv.take(blocks - request.num_blocks)
-        request.num_blocks = blocks
-        request.num_computed_tokens = computed
-        if request.keys and kv.enable_prefix_caching:
-            kv.store(request, computed)
-        output.chunks.append((request, chunk, context))
-
-    def _admit(self, output: SchedulerOutput) -> None:
-        """Admit waiting requests while seats, tokens and blocks last (rules 2 and 3)."""
-        self.blocked = False
-        waiting, kv = self.waiting, self.kv
-        if not waiting:
-            return
-        seats = self.config.max_num_seqs - len(self.running)
-        budget = self.config.max_num_batched_tokens - output.num_decodes
-        for _, tokens, _ in output.chunks:
-            budget -= tokens
-        while waiting and budget > 0:
-            if seats <= 0:
-                self.blocked = True
-                return
-            request = waiting[0]
-            hits = kv.find_hits(request) if request.keys else []
-            cached = len(hits) * kv.block_size
-            chunk = self._chunk(request.num_tokens - cached, budget)
-            if chunk == 0:
-                return
-            if self._blocks_to_admit(request, hits, chunk) > kv.free:
-                self.blocked = True
-                return
-            waiting.popleft()
-            if hits:
-                kv.touch(request, hits)
-            kv.queried_tokens += request.num_tokens
-            kv.hit_tokens += cached
-            if not request.preemptions:
-                request.cached_tokens = cached
-            request.num_computed_tokens = cached
-            request.order = self._order
-            self._order += 1
-            self.running[request] = None
-            self.prefills.append(request)
-            seats -= 1
-            budget -= chunk
-            self._grant(output, request, chunk)
+def _at(values: Sequence[int], position: int) -> int:
+    return values[position % len(values)] if values else 0
 
 
 def _running_order(request: Request) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Fleet, simulate
 from twin.cost.step import StepModel
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.plan.space import Candidate
 from twin.plan.workload import BUSIEST_S, bound_text
 from twin.results.metrics import load_state, summarize

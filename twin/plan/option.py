@@ -10,7 +10,7 @@ import numpy as np
 from twin.base import Estimate
 from twin.cost import operators as ops
 from twin.cost.collectives import all_reduce_in_range
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.plan.evaluate import Outcome
 from twin.plan.space import Candidate
 from twin.plan.workload import Workload

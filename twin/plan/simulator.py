@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.plan.evaluate import Deployment, Outcome, evaluate
 from twin.plan.screen import Screen
 from twin.plan.workload import BUSIEST_S, Workload

@@ -16,7 +16,7 @@ from twin.base import Frozen, InputError
 from twin.cluster.simulation import Fleet, Simulated, simulate_closed_loop
 from twin.cost.memory import memory_budget
 from twin.cost.step import HostCosts, Layout, StepModel
-from twin.engine.scheduler import EngineConfig
+from twin.engine.config import EngineConfig
 from twin.results.metrics import is_saturated
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.model import ModelSpec, load_model

@@ -1,0 +1,185 @@
+"""The same schedule at a cost that follows what changes: running decodes are one group, and equal steps one leap.
+
+As long as every running request can be served in full, the order of the running list does not matter, and the decodes are
+a few integers (:mod:`twin.engine.decode_group`). When tokens or blocks run short the group dissolves into its members for
+that step, and :class:`~twin.engine.scheduler.Scheduler` walks them as vLLM does.
+"""
+
+from __future__ import annotations
+
+from twin.engine.config import EngineConfig
+from twin.engine.decode_group import DecodeGroup
+from twin.engine.request import RUNNING, Request
+from twin.engine.scheduler import Scheduler, SchedulerOutput
+
+
+class GroupedScheduler(Scheduler):
+    """A :class:`Scheduler` for engines without speculation and pipeline stages: there a decode is one token a step.
+
+    Attributes:
+        decodes: the requests that compute one token in every step.
+        ungrouped: all other running requests, in running order.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self.decodes = DecodeGroup(config.block_size)
+        self.ungrouped: list[Request] = []
+        # Under asynchronous scheduling the value of the token before the one being scheduled is not known yet.
+        self._lag = 1 if config.async_scheduling else 0
+        self._in_flight: SchedulerOutput | None = None
+        # Members whose keys reach into their output: their blocks are hashed when somebody asks.
+        self._late_keys: dict[Request, None] = {}
+
+    def leap_steps(self) -> int:
+        """How many coming steps are sure to be decodes alone and the same as the next, up to the first that ends one."""
+        group = self.decodes
+        if not group.n or len(self.running) != group.n or group.n > self._step_budget:
+            return 0
+        free = self.kv.free
+        if self.waiting and not (self.blocked and not self._late_keys and self._head_is_blocked()):
+            return 0
+        steps = group.steps_to_first_end()
+        if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
+            steps = group.steps_within(free)
+        return steps
+
+    def take_leap(self, steps: int) -> SchedulerOutput:
+        """Schedule ``steps`` decode steps; the last of them."""
+        group = self.decodes
+        needed = group.blocks_needed(steps)
+        if needed:
+            self.kv.take(needed)
+        self.free_blocks = self.kv.free
+        output = SchedulerOutput()
+        output.num_decodes = group.n
+        output.decode_context = group.context + (steps - 1) * group.n
+        output.ending = group.advance(steps)
+        self._in_flight = output
+        return output
+
+    def schedule(self) -> SchedulerOutput:
+        """See :meth:`Scheduler.schedule`."""
+        output = super().schedule()
+        self._in_flight = output
+        return output
+
+    def abort(self, request: Request) -> None:
+        """See :meth:`Scheduler.abort`."""
+        if request.end_step >= 0:
+            self._leave_group(request)
+        elif self._in_flight is not None and request in self._in_flight.ending:
+            self._settle(request)
+        super().abort(request)
+        self.ungrouped = [other for other in self.ungrouped if other is not request]
+
+    def _run(self, output: SchedulerOutput) -> None:
+        if not self._run_all(output):
+            self._dissolve()
+            super()._run(output)
+            self.ungrouped = list(self.running)
+
+    def _run_all(self, output: SchedulerOutput) -> bool:
+        """Serve every running request in full; False, and nothing done, when tokens or blocks are too short for that."""
+        group, kv = self.decodes, self.kv
+        budget = self._budget - group.n
+        needed_now = blocks = group.blocks_needed_now()
+        grants: list[tuple[Request, int, int]] = []
+        if self.ungrouped:
+            last = next(reversed(self.running))
+            for request in self.ungrouped:
+                tokens = self._num_new_tokens(request, budget)
+                if tokens >= budget and request is not last:
+                    return False
+                needed = self._blocks_to_grow(request, tokens)
+                grants.append((request, tokens, needed))
+                budget -= tokens
+                blocks += needed
+        if budget < 0 or blocks > kv.free:
+            return False
+        if group.n:
+            output.num_decodes, output.decode_context = group.n, group.context
+            if needed_now:
+                kv.take(needed_now)
+            output.ending = group.advance(1)
+        for request, tokens, needed in grants:
+            if tokens:
+                self._grow(request, tokens, needed)
+                self._record(output, request, tokens)
+        self._budget = budget
+        return True
+
+    def _advance(self, output: SchedulerOutput) -> None:
+        super()._advance(output)
+        if not output.chunks and not output.decodes:
+            return
+        group = self.decodes
+        for request in output.sampling:
+            if request.num_computed_tokens + 1 < request.total_tokens:
+                group.join(request)
+                if len(request.keys) > request.num_computed_tokens // self.config.block_size:
+                    self._late_keys[request] = None
+        everyone = self.ungrouped + output.admitted
+        self.ungrouped = [request for request in everyone if request.end_step < 0]
+
+    def _finish(self, done: list[Request]) -> None:
+        super()._finish(done)
+        for request in done:
+            if request in self._late_keys:
+                del self._late_keys[request]
+        if done and self.ungrouped:
+            self.ungrouped = [request for request in self.ungrouped if request.status == RUNNING]
+
+    def _dissolve(self) -> None:
+        """Make every member of the group, and the output in flight, explicit for a step in which their order matters."""
+        output = self._in_flight
+        members = [request for request in self.running if request.end_step >= 0]
+        for request in members:
+            self._leave_group(request)
+        if not self._lag or output is None:
+            return
+        for request in output.ending:
+            self._settle(request)
+        chunks = {request: tokens for request, tokens, _ in output.chunks}
+        apart = {*chunks, *output.decodes}
+        for request in (*members, *output.ending):
+            request.num_in_flight_tokens = chunks.get(request, 1)
+            if request not in apart and request.status == RUNNING:
+                output.decodes.append(request)
+                output.sampling.append(request)
+        output.ending = ()
+
+    def _leave_group(self, request: Request) -> None:
+        self.decodes.leave(request)
+        self._settle(request)
+
+    def _settle(self, request: Request) -> None:
+        """Give a former member the counters that the group kept for it."""
+        computed = request.num_computed_tokens
+        request.num_tokens = computed + 1 - self._lag
+        request.num_output_placeholders = self._lag
+        request.is_prefill_chunk = False
+        self._hash(request, computed - self._lag)
+        self._late_keys.pop(request, None)
+
+    def _find_hits(self, request: Request) -> list[int]:
+        if self._late_keys and request.keys:
+            for member in self._late_keys:
+                self._hash(member, self.decodes.computed_tokens(member) - self._lag)
+        return super()._find_hits(request)
+
+    def _head_is_blocked(self) -> bool:
+        """No seat, no token or no blocks for the first waiting request, as long as nothing but decodes runs."""
+        if len(self.running) >= self._seats:
+            return True
+        self._open_step()
+        self._budget -= self.decodes.n
+        request = self.waiting.peek()
+        hits = self._find_hits(request)
+        tokens = self._tokens_to_admit(SchedulerOutput(), request, len(hits) * self.config.block_size)
+        if self._budget <= 0 or not tokens:
+            return True
+        free = self.kv.free
+        if not self.kv.idle_among(hits):  # otherwise a decode may take the very block that the head would hit
+            free -= self.decodes.blocks_needed_now()
+        return self._blocks_to_admit(request, hits, tokens) > free
