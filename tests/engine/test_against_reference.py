@@ -129,7 +129,7 @@ class Pair:
         members = {request: engine.decodes.computed_tokens(request) + 1 for request in engine.running if request.end_step >= 0}
         output = engine.schedule()
         if output.num_decodes == len(output.decodes):  # the group, if there was one, had to dissolve
-            scheduled = {request.index: 1 for request in output.decodes}
+            scheduled = {request.index: 1 for request, _, _ in output.decodes}
         else:
             assert (len(members), sum(members.values())) == (output.num_decodes, output.decode_context)
             scheduled = {request.index: 1 for request in members}

@@ -54,7 +54,7 @@ class Recorder:
             return output
         group = members if output.num_decodes > len(output.decodes) else []
         scheduled = dict.fromkeys(group, 1)
-        scheduled |= {request.index: 1 for request in output.decodes}
+        scheduled |= {request.index: 1 for request, _, _ in output.decodes}
         scheduled |= {request.index: tokens for request, tokens, _ in output.chunks}
         assert len(scheduled) == output.num_decodes + len(output.chunks)
         hits = {request: context for request, _, context in output.chunks}

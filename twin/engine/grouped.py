@@ -60,9 +60,12 @@ class GroupedScheduler(Scheduler):
 
     def schedule(self) -> SchedulerOutput:
         """See :meth:`Scheduler.schedule`."""
-        output = super().schedule()
-        self._in_flight = output
-        return output
+        if not self.ungrouped and not self.waiting:
+            group = self.decodes
+            if 0 < group.n <= self._step_budget and group.blocks_needed_now() <= self.kv.free:
+                self.blocked = False
+                return self.take_leap(1)
+        return super().schedule()
 
     def abort(self, request: Request) -> None:
         """See :meth:`Scheduler.abort`."""
@@ -110,16 +113,17 @@ class GroupedScheduler(Scheduler):
         return True
 
     def _advance(self, output: SchedulerOutput) -> None:
-        super()._advance(output)
+        self._in_flight = output
         if not output.chunks and not output.decodes:
             return
+        self._compute(output)
         group = self.decodes
         for request in output.sampling:
             if request.num_computed_tokens + 1 < request.total_tokens:
                 group.join(request)
                 if len(request.keys) > request.num_computed_tokens // self.config.block_size:
                     self._late_keys[request] = None
-        everyone = self.ungrouped + output.admitted
+        everyone = self.ungrouped + output.admitted if self.ungrouped else output.admitted
         self.ungrouped = [request for request in everyone if request.end_step < 0]
 
     def _finish(self, done: list[Request]) -> None:
@@ -138,16 +142,18 @@ class GroupedScheduler(Scheduler):
             self._leave_group(request)
         if not self._lag or output is None:
             return
+        apart = {request for request, _, _ in output.apart}
         for request in output.ending:
             self._settle(request)
-        chunks = {request: tokens for request, tokens, _ in output.chunks}
-        apart = {*chunks, *output.decodes}
         for request in (*members, *output.ending):
-            request.num_in_flight_tokens = chunks.get(request, 1)
             if request not in apart and request.status == RUNNING:
-                output.decodes.append(request)
+                output.decodes.append((request, 1, request.num_computed_tokens - 1))
                 output.sampling.append(request)
         output.ending = ()
+        if not output.counted:
+            output.counted = True
+            for request, tokens, _ in output.apart:
+                request.num_in_flight_tokens = tokens
 
     def _leave_group(self, request: Request) -> None:
         self.decodes.leave(request)
@@ -163,7 +169,7 @@ class GroupedScheduler(Scheduler):
         self._late_keys.pop(request, None)
 
     def _find_hits(self, request: Request) -> list[int]:
-        if self._late_keys and request.keys:
+        if self._late_keys:
             for member in self._late_keys:
                 self._hash(member, self.decodes.computed_tokens(member) - self._lag)
         return super()._find_hits(request)
@@ -175,7 +181,7 @@ class GroupedScheduler(Scheduler):
         self._open_step()
         self._budget -= self.decodes.n
         request = self.waiting.peek()
-        hits = self._find_hits(request)
+        hits = self._find_hits(request) if request.keys else []
         tokens = self._tokens_to_admit(SchedulerOutput(), request, len(hits) * self.config.block_size)
         if self._budget <= 0 or not tokens:
             return True

@@ -26,18 +26,20 @@ class SchedulerOutput:
             their KV already.
         num_decodes: requests that compute one token each.
         decode_context: sum of their sequence lengths.
-        decodes: those of them that are kept apart from the decode group.
+        decodes: ``(request, 1, context)`` of those of them that are kept apart from the decode group.
         ending: members of the decode group whose last token this step computes.
         sampling: requests in ``chunks`` and ``decodes`` that reach the end of their sequence, and so sample.
         drafts: speculative tokens among those scheduled, by request.
         padded: requests whose drafts are only padding, never accepted.
         admitted: waiting requests that start (again).
         preempted: requests that lost their blocks in this step.
+        counted: its tokens are counted in each request's ``num_in_flight_tokens``.
     """
 
     __slots__ = (
         "admitted",
         "chunks",
+        "counted",
         "decode_context",
         "decodes",
         "drafts",
@@ -52,17 +54,23 @@ class SchedulerOutput:
         self.chunks: list[tuple[Request, int, int]] = []
         self.num_decodes = 0
         self.decode_context = 0
-        self.decodes: list[Request] = []
+        self.decodes: list[tuple[Request, int, int]] = []
         self.ending: Sequence[Request] = ()
         self.sampling: list[Request] = []
         self.drafts: dict[Request, int] = {}
-        self.padded: set[Request] = set()
+        self.padded: Sequence[Request] = ()
         self.admitted: list[Request] = []
-        self.preempted: list[Request] = []
+        self.preempted: Sequence[Request] = ()
+        self.counted = False
 
     def __bool__(self) -> bool:
         """Whether it computes anything."""
         return bool(self.num_decodes or self.chunks)
+
+    @property
+    def apart(self) -> list[tuple[Request, int, int]]:
+        """All that is not the decode group's."""
+        return self.chunks + self.decodes if self.decodes else self.chunks
 
 
 class Scheduler:
@@ -138,9 +146,8 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput:
         """Decide one step and allocate its blocks. Its tokens count as computed from here on."""
-        self._step += 1
-        self._open_step()
         output = SchedulerOutput()
+        self._open_step()
         self._run(output)
         if output.preempted:
             self.blocked = True
@@ -152,33 +159,36 @@ class Scheduler:
 
     def update_from_output(self, output: SchedulerOutput) -> tuple[list[Request], list[Request]]:
         """The step's output is known: returns (requests that sampled apart from the group, requests that finished)."""
-        stale = self._drain(output) if self._overlapping else ()
+        stale = self._drain(output) if output.counted else ()
         sampled: list[Request] = []
-        done = [request for request in output.ending if request.status != FINISHED]
-        for request in done:
-            request.num_tokens = request.total_tokens
-            self._hash(request, request.num_computed_tokens)
-        for request in output.sampling:
-            if request.status == FINISHED:
-                continue
-            sampled.append(request)
-            if request.end_step < 0 and self._deliver(output, request, stale=request in stale):
+        done: list[Request] = []
+        for request in output.ending:
+            if request.status != FINISHED:
+                request.num_tokens = request.total_tokens
+                self._hash(request, request.num_computed_tokens)
                 done.append(request)
-        self._finish(done)
+        for request in output.sampling:
+            if request.status != FINISHED:
+                sampled.append(request)
+                if request.end_step < 0 and self._deliver(output, request, stale=request in stale):
+                    done.append(request)
+        if done:
+            self._finish(done)
         return sampled, done
 
     def _open_step(self) -> None:
         """Budget and long-prefill threshold of the coming step."""
-        config = self.config
+        self._step += 1
         self._budget = self._step_budget
-        threshold = config.long_prefill_token_threshold
+        threshold = self.config.long_prefill_token_threshold
         if threshold:
+            config = self.config
             present = len(self.running) + len(self.waiting)
             if config.long_prefill_token_threshold_adaptive:
                 threshold = max(threshold, config.max_num_batched_tokens // max(present, 1))
             if present <= 1 and self._rules.threshold_spares_a_lone_request:
                 threshold = 0
-        self._threshold = threshold
+            self._threshold = threshold
 
     def _num_new_tokens(self, request: Request, budget: int) -> int:
         """Tokens that a running request gets; 0 when there is nothing to compute for it now."""
@@ -195,6 +205,7 @@ class Scheduler:
         kv, slots = self.kv, self._draft_slots
         queue = list(self.running)
         granted: dict[Request, int] = {}
+        preempted: list[Request] = []
         position = 0
         while position < len(queue) and self._budget > slots:
             request = queue[position]
@@ -214,7 +225,7 @@ class Scheduler:
                     if at < position and (served or self._rules.victim_shifts_the_walk):
                         position -= 1
                     self._preempt(victim)
-                    output.preempted.append(victim)
+                    preempted.append(victim)
                     if victim is request:
                         break
                 if request.status == PREEMPTED:
@@ -224,6 +235,7 @@ class Scheduler:
                 self._budget -= tokens + slots
                 self._take_drafts(output, request, tokens)
             position += 1
+        output.preempted = preempted
         for request, tokens in granted.items():
             self._record(output, request, tokens)
 
@@ -274,7 +286,7 @@ class Scheduler:
 
     def _record(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
         if tokens == 1 and not request.is_prefill_chunk:
-            output.decodes.append(request)
+            output.decodes.append((request, 1, request.num_computed_tokens))
             output.num_decodes += 1
             output.decode_context += request.num_computed_tokens + 1
         else:
@@ -293,7 +305,7 @@ class Scheduler:
             if request.num_stale_tokens:  # its output in flight may still add a token
                 held_back.append(waiting.pop_first())
                 continue
-            hits = self._find_hits(request)
+            hits = self._find_hits(request) if request.keys else []
             tokens = self._tokens_to_admit(output, request, len(hits) * self.kv.block_size)
             if not tokens:
                 break
@@ -307,7 +319,7 @@ class Scheduler:
             waiting.prepend(request)
 
     def _find_hits(self, request: Request) -> list[int]:
-        return self.kv.find_hits(request) if request.keys else []
+        return self.kv.find_hits(request)
 
     def _tokens_to_admit(self, output: SchedulerOutput, request: Request, cached: int) -> int:
         """Tokens that the head of the queue gets; 0 when it must wait for a step with more budget."""
@@ -317,7 +329,7 @@ class Scheduler:
             tokens += self._num_spec_tokens
             if tokens > budget:
                 return 0
-            output.padded.add(request)
+            output.padded = (*output.padded, request)
         if 0 < self._threshold < tokens:
             tokens = self._threshold
         if tokens <= budget:
@@ -328,8 +340,7 @@ class Scheduler:
         """Whether a newcomer that misses one token takes the shape of a speculative step, so that all decodes have it."""
         if not self._rules.pads_new_decodes or cached + self._num_spec_tokens + 2 > self.config.max_model_len:
             return False
-        served = [request for request, _, _ in output.chunks] + output.decodes
-        running = [request for request in served if request not in output.admitted]
+        running = [request for request, _, _ in output.apart if request not in output.admitted]
         return bool(running or cached) and not any(request.is_prefill_chunk for request in running)
 
     def _blocks_to_admit(self, request: Request, hits: list[int], tokens: int) -> int:
@@ -346,21 +357,23 @@ class Scheduler:
     def _start(self, output: SchedulerOutput, request: Request, hits: list[int], tokens: int) -> None:
         kv = self.kv
         cached = len(hits) * kv.block_size
+        slots = min(cached + tokens + self._admission_lookahead, self.config.max_model_len)
+        blocks = -(-slots // kv.block_size)
         if hits:
             kv.touch(request, hits)
+        kv.take(blocks - len(hits))
         kv.queried_tokens += request.num_tokens
         kv.hit_tokens += cached
         if not request.preemptions:
             request.cached_tokens = cached
+        request.num_blocks = blocks
+        request.num_computed_tokens = request.hashed_tokens = cached
+        self._hash(request, min(cached + tokens, request.num_tokens))
         request.status = RUNNING
+        request.is_prefill_chunk = True
         request.order = self._order
         self._order += 1
         self.running[request] = None
-        request.num_computed_tokens = cached
-        request.is_prefill_chunk = True
-        request.hashed_tokens = cached
-        slots = min(cached + tokens + self._admission_lookahead, self.config.max_model_len)
-        self._grow(request, tokens, kv.blocks_for(slots) - len(hits))
         if request in output.padded:
             output.drafts[request] = self._num_spec_tokens
         output.admitted.append(request)
@@ -368,19 +381,19 @@ class Scheduler:
 
     def _advance(self, output: SchedulerOutput) -> None:
         """Count the step's tokens as computed; requests that reach their end sample."""
-        for request, tokens, _ in output.chunks:
-            self._count(output, request, tokens)
-        for request in output.decodes:
-            self._count(output, request, 1)
-
-    def _count(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
-        request.num_computed_tokens += tokens
         if self._overlapping:
-            request.num_in_flight_tokens += tokens
-        request.is_prefill_chunk = prefill = (
-            request.num_computed_tokens < request.num_tokens + request.num_output_placeholders
-        )
-        if not prefill:
+            output.counted = True
+            for request, tokens, _ in output.apart:
+                request.num_in_flight_tokens += tokens
+        self._compute(output)
+
+    def _compute(self, output: SchedulerOutput) -> None:
+        for request, tokens, _ in output.apart:
+            request.num_computed_tokens = computed = request.num_computed_tokens + tokens
+            if computed < request.num_tokens + request.num_output_placeholders:
+                request.is_prefill_chunk = True
+                continue
+            request.is_prefill_chunk = False
             output.sampling.append(request)
             if self._async:
                 request.num_output_placeholders += 1 + output.drafts.get(request, 0)
@@ -390,9 +403,7 @@ class Scheduler:
     def _drain(self, output: SchedulerOutput) -> set[Request]:
         """Take the step's tokens out of flight; the requests that were preempted since."""
         stale: set[Request] = set()
-        entries = [(request, tokens) for request, tokens, _ in output.chunks]
-        entries += [(request, 1) for request in output.decodes]
-        for request, tokens in entries:
+        for request, tokens, _ in output.apart:
             request.num_in_flight_tokens -= tokens
             if request.num_stale_tokens:
                 stale.add(request)
