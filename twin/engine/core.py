@@ -16,6 +16,7 @@ from math import ceil, sqrt
 from typing import Protocol
 
 from twin.engine.config import EngineConfig
+from twin.engine.decode_group import DecodeGroup
 from twin.engine.grouped import GroupedScheduler
 from twin.engine.request import Request
 from twin.engine.scheduler import Scheduler, SchedulerOutput
@@ -75,7 +76,7 @@ class EngineCore:
         grouped = config.speculation is None and config.pipeline_parallel_size == 1
         self.scheduler = GroupedScheduler(config) if grouped else Scheduler(config)
         self.cost = cost
-        self.leaps = leaps
+        self._leaper = self.scheduler if leaps and isinstance(self.scheduler, GroupedScheduler) else None
         self.log = array("d")
         self.finished = array("d")
         self.gaps: list[float] = []
@@ -100,10 +101,15 @@ class EngineCore:
     def begin(self, now: float) -> float | None:
         """Start the next step or leap at ``now``; its end, or None when there is nothing to do."""
         self._start = now
-        self._leap = self._leap_steps() if self.leaps else 0
-        if self._leap:
-            self._end = now + self._leap_s(self._leap)
-            return self._end
+        leaper = self._leaper
+        if leaper is not None and self._is_plain(leaper.decodes):
+            self._leap = steps = leaper.leap_steps()
+            if steps:
+                self._waiting = len(leaper.waiting)
+                self._first_free = leaper.kv.free - leaper.decodes.blocks_needed_now()
+                self._end = now + self._leap_s(steps)
+                return self._end
+        self._leap = 0
         step = self._next_step()
         if step is None:
             return None
@@ -131,24 +137,16 @@ class EngineCore:
                 return queue[0] if queue else None
             queue.popleft()  # nothing to compute takes no time
 
-    def _leap_steps(self) -> int:
-        """How far to leap: all that runs, and all that is scheduled, is the same decodes until one of them ends."""
-        scheduler, queue = self.scheduler, self._queue
-        if not isinstance(scheduler, GroupedScheduler):
-            return 0
-        group = scheduler.decodes
+    def _is_plain(self, group: DecodeGroup) -> bool:
+        """Whether what is in flight, if anything, is one token of each member of the group: a leap may start with it."""
+        self._num_decodes, self._context = group.n, group.context
         if self._depth == 1:
-            self._context = group.context
-        elif len(queue) == 1 and queue[0].num_decodes == group.n and not queue[0].chunks:
-            self._context = queue[0].decode_context
-        else:
-            return 0
-        steps = scheduler.leap_steps()
-        if steps:
-            self._num_decodes = group.n
-            self._waiting = len(scheduler.waiting)
-            self._first_free = scheduler.kv.free - group.blocks_needed_now()
-        return steps
+            return True
+        if len(self._queue) != 1:
+            return False
+        running = self._queue[0]
+        self._context = running.decode_context
+        return running.num_decodes == group.n and not running.chunks
 
     def cut(self, now: float) -> float:
         """An arrival at ``now``: a leap under way ends with the step in flight. Returns the (new) end."""
@@ -162,8 +160,8 @@ class EngineCore:
     def end(self) -> list[Request]:
         """Settle the step or leap that began last; returns the requests that finished with it."""
         scheduler, queue, now = self.scheduler, self._queue, self._end
-        if self._leap and isinstance(scheduler, GroupedScheduler):
-            queue.append(scheduler.take_leap(self._leap))
+        if self._leap and self._leaper is not None:
+            queue.append(self._leaper.take_leap(self._leap))
         output = queue.popleft()
         num_decodes, prefill_tokens = output.num_decodes, 0
         for chunk in output.chunks:

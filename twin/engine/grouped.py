@@ -28,6 +28,7 @@ class GroupedScheduler(Scheduler):
         # Under asynchronous scheduling the value of the token before the one being scheduled is not known yet.
         self._lag = 1 if config.async_scheduling else 0
         self._in_flight: SchedulerOutput | None = None
+        self._counts_flight = False  # only what a dissolved group has in flight can become stale
         # Members whose keys reach into their output: their blocks are hashed when somebody asks.
         self._late_keys: dict[Request, None] = {}
 
@@ -65,7 +66,19 @@ class GroupedScheduler(Scheduler):
             if 0 < group.n <= self._step_budget and group.blocks_needed_now() <= self.kv.free:
                 self.blocked = False
                 return self.take_leap(1)
-        return super().schedule()
+        output = super().schedule()
+        self._in_flight = output
+        group, size = self.decodes, self.config.block_size
+        for request in output.sampling:
+            computed = request.num_computed_tokens
+            if computed + 1 < request.total_tokens:
+                group.join(request)
+                if request.keys and len(request.keys) > computed // size:
+                    self._late_keys[request] = None
+        if self.ungrouped or output.admitted:
+            everyone = [*self.ungrouped, *output.admitted]
+            self.ungrouped = [request for request in everyone if request.end_step < 0]
+        return output
 
     def abort(self, request: Request) -> None:
         """See :meth:`Scheduler.abort`."""
@@ -77,61 +90,46 @@ class GroupedScheduler(Scheduler):
         self.ungrouped = [other for other in self.ungrouped if other is not request]
 
     def _run(self, output: SchedulerOutput) -> None:
-        if not self._run_all(output):
-            self._dissolve()
-            super()._run(output)
-            self.ungrouped = list(self.running)
-
-    def _run_all(self, output: SchedulerOutput) -> bool:
-        """Serve every running request in full; False, and nothing done, when tokens or blocks are too short for that."""
+        """Serve all in full if tokens and blocks suffice for that; otherwise as vLLM does, one by one."""
         group, kv = self.decodes, self.kv
         budget = self._budget - group.n
-        needed_now = blocks = group.blocks_needed_now()
-        grants: list[tuple[Request, int, int]] = []
+        needed = blocks = group.blocks_needed_now()
+        grants: dict[Request, int] = {}
         if self.ungrouped:
             last = next(reversed(self.running))
             for request in self.ungrouped:
                 tokens = self._num_new_tokens(request, budget)
                 if tokens >= budget and request is not last:
-                    return False
-                needed = self._blocks_to_grow(request, tokens)
-                grants.append((request, tokens, needed))
-                budget -= tokens
-                blocks += needed
+                    budget = -1  # those behind it would get less: the order decides
+                    break
+                if tokens:
+                    blocks += self._blocks_to_grow(request, tokens)
+                    grants[request] = tokens
+                    budget -= tokens
         if budget < 0 or blocks > kv.free:
-            return False
+            self._walk(output)
+            return
+        self._budget = budget
         if group.n:
             output.num_decodes, output.decode_context = group.n, group.context
-            if needed_now:
-                kv.take(needed_now)
+            if needed:
+                kv.take(needed)
             output.ending = group.advance(1)
-        for request, tokens, needed in grants:
-            if tokens:
-                self._grow(request, tokens, needed)
-                self._record(output, request, tokens)
-        self._budget = budget
-        return True
+        for request, tokens in grants.items():
+            self._grow(request, tokens, self._blocks_to_grow(request, tokens))
+            self._serve(output, request, tokens)
 
-    def _advance(self, output: SchedulerOutput) -> None:
-        self._in_flight = output
-        if not output.chunks and not output.decodes:
-            return
-        self._compute(output)
-        group = self.decodes
-        for request in output.sampling:
-            if request.num_computed_tokens + 1 < request.total_tokens:
-                group.join(request)
-                if len(request.keys) > request.num_computed_tokens // self.config.block_size:
-                    self._late_keys[request] = None
-        everyone = self.ungrouped + output.admitted if self.ungrouped else output.admitted
-        self.ungrouped = [request for request in everyone if request.end_step < 0]
+    def _walk(self, output: SchedulerOutput) -> None:
+        self._dissolve()
+        super()._run(output)
+        self.ungrouped = list(self.running)
 
     def _finish(self, done: list[Request]) -> None:
         super()._finish(done)
-        for request in done:
-            if request in self._late_keys:
-                del self._late_keys[request]
-        if done and self.ungrouped:
+        if self._late_keys:
+            for request in done:
+                self._late_keys.pop(request, None)
+        if self.ungrouped:
             self.ungrouped = [request for request in self.ungrouped if request.status == RUNNING]
 
     def _dissolve(self) -> None:
@@ -143,17 +141,18 @@ class GroupedScheduler(Scheduler):
         if not self._lag or output is None:
             return
         apart = {request for request, _, _ in output.apart}
+        decodes = list(output.decodes)
         for request in output.ending:
             self._settle(request)
         for request in (*members, *output.ending):
             if request not in apart and request.status == RUNNING:
-                output.decodes.append((request, 1, request.num_computed_tokens - 1))
-                output.sampling.append(request)
+                decodes.append((request, 1, request.num_computed_tokens - 1))
+        output.sampling = [*output.sampling, *(request for request, _, _ in decodes[len(output.decodes) :])]
+        output.decodes = decodes
         output.ending = ()
-        if not output.counted:
-            output.counted = True
-            for request, tokens, _ in output.apart:
-                request.num_in_flight_tokens = tokens
+        output.counted = True
+        for request, tokens, _ in output.apart:
+            request.num_in_flight_tokens = tokens
 
     def _leave_group(self, request: Request) -> None:
         self.decodes.leave(request)
@@ -182,10 +181,11 @@ class GroupedScheduler(Scheduler):
         self._budget -= self.decodes.n
         request = self.waiting.peek()
         hits = self._find_hits(request) if request.keys else []
-        tokens = self._tokens_to_admit(SchedulerOutput(), request, len(hits) * self.config.block_size)
+        cached, size = len(hits) * self.config.block_size, self.config.block_size
+        tokens = self._tokens_to_admit(SchedulerOutput(), request, cached)
         if self._budget <= 0 or not tokens:
             return True
         free = self.kv.free
         if not self.kv.idle_among(hits):  # otherwise a decode may take the very block that the head would hit
             free -= self.decodes.blocks_needed_now()
-        return self._blocks_to_admit(request, hits, tokens) > free
+        return self._blocks_to_admit(request, hits, -(-(cached + tokens) // size)) > free

@@ -8,13 +8,14 @@ the queue. Where two modelled releases differ, ``config.rules`` says how (:mod:`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn
 
 from twin.base import InputError
 from twin.engine.config import EngineConfig
 from twin.engine.kv_cache import KVCacheManager
-from twin.engine.request import FINISHED, PREEMPTED, RUNNING, Request
+from twin.engine.request import FINISHED, PREEMPTED, RUNNING, WAITING, Request
 from twin.engine.request_queue import QUEUES
 
 
@@ -33,35 +34,23 @@ class SchedulerOutput:
         padded: requests whose drafts are only padding, never accepted.
         admitted: waiting requests that start (again).
         preempted: requests that lost their blocks in this step.
-        counted: its tokens are counted in each request's ``num_in_flight_tokens``.
+        counted: its tokens are in each request's ``num_in_flight_tokens``.
     """
 
-    __slots__ = (
-        "admitted",
-        "chunks",
-        "counted",
-        "decode_context",
-        "decodes",
-        "drafts",
-        "ending",
-        "num_decodes",
-        "padded",
-        "preempted",
-        "sampling",
-    )
+    # What a step seldom has costs nothing: these are replaced, never added to.
+    num_decodes = 0
+    decode_context = 0
+    ending: Sequence[Request] = ()
+    drafts: Mapping[Request, int] = MappingProxyType({})
+    padded: Sequence[Request] = ()
+    admitted: Sequence[Request] = ()
+    preempted: Sequence[Request] = ()
+    counted = False
 
     def __init__(self) -> None:
         self.chunks: list[tuple[Request, int, int]] = []
-        self.num_decodes = 0
-        self.decode_context = 0
         self.decodes: list[tuple[Request, int, int]] = []
-        self.ending: Sequence[Request] = ()
         self.sampling: list[Request] = []
-        self.drafts: dict[Request, int] = {}
-        self.padded: Sequence[Request] = ()
-        self.admitted: list[Request] = []
-        self.preempted: Sequence[Request] = ()
-        self.counted = False
 
     def __bool__(self) -> bool:
         """Whether it computes anything."""
@@ -70,7 +59,7 @@ class SchedulerOutput:
     @property
     def apart(self) -> list[tuple[Request, int, int]]:
         """All that is not the decode group's."""
-        return self.chunks + self.decodes if self.decodes else self.chunks
+        return self.chunks + self.decodes
 
 
 class Scheduler:
@@ -101,7 +90,8 @@ class Scheduler:
         self.num_preemptions = 0
         self._rules = rules
         self._async = config.async_scheduling
-        self._overlapping = config.batch_queue_size > 1
+        self._counts_flight = config.batch_queue_size > 1
+        self._running_served = self._prefill_served = False
         self._step = 0
         self._order = 0
         self._seats = config.max_num_active_seqs or config.max_num_seqs
@@ -147,13 +137,13 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Decide one step and allocate its blocks. Its tokens count as computed from here on."""
         output = SchedulerOutput()
+        output.counted = self._counts_flight
         self._open_step()
         self._run(output)
         if output.preempted:
             self.blocked = True
         else:
             self._admit(output)
-        self._advance(output)
         self.free_blocks = self.kv.free
         return output
 
@@ -205,6 +195,7 @@ class Scheduler:
         kv, slots = self.kv, self._draft_slots
         queue = list(self.running)
         granted: dict[Request, int] = {}
+        drafts: dict[Request, int] = {}
         preempted: list[Request] = []
         position = 0
         while position < len(queue) and self._budget > slots:
@@ -221,7 +212,7 @@ class Scheduler:
                     served = granted.pop(victim, 0)
                     if served:
                         self._budget += served + slots
-                        output.drafts.pop(victim, None)
+                        drafts.pop(victim, None)
                     if at < position and (served or self._rules.victim_shifts_the_walk):
                         position -= 1
                     self._preempt(victim)
@@ -233,11 +224,15 @@ class Scheduler:
                 self._grow(request, tokens, needed)
                 granted[request] = tokens
                 self._budget -= tokens + slots
-                self._take_drafts(output, request, tokens)
+                if request.num_spec_tokens:
+                    drafts[request] = self._take_drafts(request, tokens)
             position += 1
         output.preempted = preempted
+        output.drafts = {request: count for request, count in drafts.items() if count}
+        self._running_served = bool(granted)
+        self._prefill_served = any(request.is_prefill_chunk for request in granted)
         for request, tokens in granted.items():
-            self._record(output, request, tokens)
+            self._serve(output, request, tokens)
 
     def _victim(self, queue: list[Request]) -> Request:
         if self.config.scheduling_policy == "fcfs":
@@ -277,26 +272,44 @@ class Scheduler:
             if request.keys and self.kv.enable_prefix_caching:
                 self.kv.store(request, tokens)
 
-    def _take_drafts(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
-        if request.num_spec_tokens:
-            drafts = tokens + request.num_computed_tokens - request.num_tokens - request.num_output_placeholders
-            if drafts > 0:
-                output.drafts[request] = min(drafts, request.num_spec_tokens)
-            request.num_spec_tokens = 0
+    def _take_drafts(self, request: Request, tokens: int) -> int:
+        """Drafts among the tokens that a request gets."""
+        drafts = tokens + request.num_computed_tokens - request.num_tokens - request.num_output_placeholders
+        drafts = max(min(drafts, request.num_spec_tokens), 0)
+        request.num_spec_tokens = 0
+        return drafts
 
-    def _record(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
+    def _serve(self, output: SchedulerOutput, request: Request, tokens: int) -> None:
+        """Put ``tokens`` of a request into the step and count them as computed; one that reaches its end samples."""
+        computed = request.num_computed_tokens
         if tokens == 1 and not request.is_prefill_chunk:
-            output.decodes.append((request, 1, request.num_computed_tokens))
+            output.decodes.append((request, 1, computed))
             output.num_decodes += 1
-            output.decode_context += request.num_computed_tokens + 1
+            output.decode_context += computed + 1
         else:
-            output.chunks.append((request, tokens, request.num_computed_tokens))
+            output.chunks.append((request, tokens, computed))
+        request.num_computed_tokens = computed = computed + tokens
+        if self._counts_flight:
+            request.num_in_flight_tokens += tokens
+        if computed < request.num_tokens + request.num_output_placeholders:
+            request.is_prefill_chunk = True
+            return
+        request.is_prefill_chunk = False
+        output.sampling.append(request)
+        if self._async:
+            request.num_output_placeholders += 1 + output.drafts.get(request, 0)
+            request.num_spec_tokens = self._num_spec_tokens
+            request.next_decode_step = self._step + self.config.pipeline_parallel_size
 
     def _admit(self, output: SchedulerOutput) -> None:
         """Admit waiting requests while seats, tokens and blocks last."""
         self.blocked = False
         waiting, slots = self.waiting, self._draft_slots
+        if not waiting:
+            return
+        kv, size = self.kv, self.kv.block_size
         held_back: list[Request] = []
+        admitted: list[Request] = []
         while waiting and self._budget > slots:
             if len(self.running) >= self._seats:
                 self.blocked = True
@@ -306,15 +319,41 @@ class Scheduler:
                 held_back.append(waiting.pop_first())
                 continue
             hits = self._find_hits(request) if request.keys else []
-            tokens = self._tokens_to_admit(output, request, len(hits) * self.kv.block_size)
+            cached = len(hits) * size
+            tokens = self._tokens_to_admit(output, request, cached)
             if not tokens:
                 break
-            if self._blocks_to_admit(request, hits, tokens) > self.kv.free:
+            blocks = -(-min(cached + tokens + self._admission_lookahead, self.config.max_model_len) // size)
+            if self._blocks_to_admit(request, hits, blocks) > kv.free:
                 self.blocked = True
                 break
             waiting.pop_first()
-            self._start(output, request, hits, tokens)
+            if hits:
+                kv.touch(request, hits)
+            kv.take(blocks - len(hits))
+            kv.queried_tokens += request.num_tokens
+            kv.hit_tokens += cached
+            known = cached + tokens
+            if known > request.num_tokens:
+                known = request.num_tokens
+                output.padded = (*output.padded, request)
+                output.drafts = {**output.drafts, request: self._num_spec_tokens}
+            request.num_blocks = blocks
+            request.num_computed_tokens = request.hashed_tokens = cached
+            if request.keys:
+                self._hash(request, known)
+            request.hashed_tokens = known
+            if request.status == WAITING:
+                request.cached_tokens = cached
+            request.status = RUNNING
+            request.is_prefill_chunk = True
+            request.order = self._order
+            self._order += 1
+            self.running[request] = None
+            admitted.append(request)
+            self._serve(output, request, tokens)
             self._budget -= tokens + slots
+        output.admitted = admitted
         for request in reversed(held_back):
             waiting.prepend(request)
 
@@ -329,7 +368,6 @@ class Scheduler:
             tokens += self._num_spec_tokens
             if tokens > budget:
                 return 0
-            output.padded = (*output.padded, request)
         if 0 < self._threshold < tokens:
             tokens = self._threshold
         if tokens <= budget:
@@ -340,65 +378,16 @@ class Scheduler:
         """Whether a newcomer that misses one token takes the shape of a speculative step, so that all decodes have it."""
         if not self._rules.pads_new_decodes or cached + self._num_spec_tokens + 2 > self.config.max_model_len:
             return False
-        running = [request for request, _, _ in output.apart if request not in output.admitted]
-        return bool(running or cached) and not any(request.is_prefill_chunk for request in running)
+        return not self._prefill_served and (cached > 0 or self._running_served)
 
-    def _blocks_to_admit(self, request: Request, hits: list[int], tokens: int) -> int:
-        """Free blocks that must be there for a waiting request: its whole sequence, not just the first chunk."""
-        kv, config = self.kv, self.config
-        slots = min(len(hits) * kv.block_size + tokens + self._admission_lookahead, config.max_model_len)
-        if config.scheduler_reserve_full_isl:
-            slots = max(slots, request.num_tokens)
-        blocks = -(-slots // kv.block_size)
+    def _blocks_to_admit(self, request: Request, hits: list[int], blocks: int) -> int:
+        """Free blocks that must be there for a waiting request that holds ``blocks`` at first: its whole sequence's."""
+        kv = self.kv
+        if self.config.scheduler_reserve_full_isl:
+            blocks = max(blocks, -(-request.num_tokens // kv.block_size))
         if self.running:
             blocks += self._watermark_blocks
         return blocks - len(hits) + kv.idle_among(hits) if hits else blocks
-
-    def _start(self, output: SchedulerOutput, request: Request, hits: list[int], tokens: int) -> None:
-        kv = self.kv
-        cached = len(hits) * kv.block_size
-        slots = min(cached + tokens + self._admission_lookahead, self.config.max_model_len)
-        blocks = -(-slots // kv.block_size)
-        if hits:
-            kv.touch(request, hits)
-        kv.take(blocks - len(hits))
-        kv.queried_tokens += request.num_tokens
-        kv.hit_tokens += cached
-        if not request.preemptions:
-            request.cached_tokens = cached
-        request.num_blocks = blocks
-        request.num_computed_tokens = request.hashed_tokens = cached
-        self._hash(request, min(cached + tokens, request.num_tokens))
-        request.status = RUNNING
-        request.is_prefill_chunk = True
-        request.order = self._order
-        self._order += 1
-        self.running[request] = None
-        if request in output.padded:
-            output.drafts[request] = self._num_spec_tokens
-        output.admitted.append(request)
-        output.chunks.append((request, tokens, cached))
-
-    def _advance(self, output: SchedulerOutput) -> None:
-        """Count the step's tokens as computed; requests that reach their end sample."""
-        if self._overlapping:
-            output.counted = True
-            for request, tokens, _ in output.apart:
-                request.num_in_flight_tokens += tokens
-        self._compute(output)
-
-    def _compute(self, output: SchedulerOutput) -> None:
-        for request, tokens, _ in output.apart:
-            request.num_computed_tokens = computed = request.num_computed_tokens + tokens
-            if computed < request.num_tokens + request.num_output_placeholders:
-                request.is_prefill_chunk = True
-                continue
-            request.is_prefill_chunk = False
-            output.sampling.append(request)
-            if self._async:
-                request.num_output_placeholders += 1 + output.drafts.get(request, 0)
-                request.num_spec_tokens = self._num_spec_tokens
-                request.next_decode_step = self._step + self.config.pipeline_parallel_size
 
     def _drain(self, output: SchedulerOutput) -> set[Request]:
         """Take the step's tokens out of flight; the requests that were preempted since."""
