@@ -36,6 +36,7 @@ class Recorder:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.steps: list[Step] = []
+        self._leaping = True
         self._record_of: dict[int, Step] = {}
         self._outputs: list[SchedulerOutput] = []  # kept alive, so that ids stay unique
         plain = scheduler.schedule, scheduler.update_from_output
@@ -49,7 +50,9 @@ class Recorder:
     def schedule(self) -> SchedulerOutput:
         scheduler = self.scheduler
         members = [request.index for request in scheduler.running if request.end_step >= 0]
+        self._leaping = False
         output = self._schedule()
+        self._leaping = True
         if not output and not output.preempted:
             return output
         group = members if output.num_decodes > len(output.decodes) else []
@@ -69,6 +72,8 @@ class Recorder:
         """All members compute a token in each of ``steps`` steps; blocks are taken as the group counts them."""
         scheduler = self.scheduler
         assert isinstance(scheduler, GroupedScheduler)
+        if not self._leaping:  # a step of decodes alone is a leap of one
+            return self._take_leap(steps)
         free = scheduler.kv.free
         everyone = dict.fromkeys((request.index for request in scheduler.running), 1)
         for step in range(1, steps):

@@ -169,8 +169,10 @@ class GroupedScheduler(Scheduler):
 
     def _find_hits(self, request: Request) -> list[int]:
         if self._late_keys:
+            group = self.decodes
             for member in self._late_keys:
-                self._hash(member, self.decodes.computed_tokens(member) - self._lag)
+                computed = group.computed_tokens(member) if member.end_step >= 0 else member.num_computed_tokens
+                self._hash(member, computed - self._lag)
         return super()._find_hits(request)
 
     def _head_is_blocked(self) -> bool:

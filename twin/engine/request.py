@@ -17,8 +17,8 @@ class Request:
     ``keys`` name the full KV blocks of the sequence (prompt, then output) that another request might share, in order;
     chained, so one key stands for its block and all blocks before it.
 
-    Under speculation, ``drafts[n % len]`` drafts are offered once ``n`` output tokens are known (a draft model or EAGLE
-    always offers all it may) and ``accepted[n % len]`` of those are accepted; none where the sequence is empty.
+    Under speculation, n-gram offers ``drafts[n % len]`` drafts once ``n`` output tokens are known (a draft model and
+    EAGLE always offer all they may), and ``accepted[n % len]`` of those are accepted; none where the sequence is empty.
     """
 
     __slots__ = (

@@ -423,11 +423,15 @@ class Scheduler:
             if request.status == RUNNING:
                 self._hash(request, request.num_computed_tokens - request.num_output_placeholders)
         elif self._num_spec_tokens and not request.is_prefill_chunk:
-            request.num_spec_tokens = self._num_spec_tokens
-            if request.drafts:
-                offered = _at(request.drafts, request.num_tokens - request.input_tokens)
-                request.num_spec_tokens = min(offered, self._num_spec_tokens)
+            request.num_spec_tokens = self._offered(request)
         return request.num_tokens == request.total_tokens
+
+    def _offered(self, request: Request) -> int:
+        """Drafts for the next step: what n-gram finds in the text so far, or all that a drafting model may write."""
+        speculation = self.config.speculation
+        if speculation is not None and speculation.method == "ngram":
+            return min(_at(request.drafts, request.num_tokens - request.input_tokens), self._num_spec_tokens)
+        return self._num_spec_tokens
 
     def _finish(self, done: list[Request]) -> None:
         """Free the blocks of complete requests, in running order."""
