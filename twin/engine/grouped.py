@@ -29,8 +29,6 @@ class GroupedScheduler(Scheduler):
         self._lag = 1 if config.async_scheduling else 0
         self._in_flight: SchedulerOutput | None = None
         self._counts_flight = False  # only what a dissolved group has in flight can become stale
-        # Members whose keys reach into their output: their blocks are hashed when somebody asks.
-        self._late_keys: dict[Request, None] = {}
 
     def leap_steps(self) -> int:
         """How many coming steps are sure to be decodes alone and the same as the next, up to the first that ends one."""
@@ -38,7 +36,7 @@ class GroupedScheduler(Scheduler):
         if not group.n or len(self.running) != group.n or group.n > self._step_budget:
             return 0
         free = self.kv.free
-        if self.waiting and not (self.blocked and not self._late_keys and self._head_is_blocked()):
+        if self.waiting and not (self.blocked and self._head_is_blocked()):
             return 0
         steps = group.steps_to_first_end()
         if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
@@ -68,13 +66,10 @@ class GroupedScheduler(Scheduler):
                 return self.take_leap(1)
         output = super().schedule()
         self._in_flight = output
-        group, size = self.decodes, self.config.block_size
         for request in output.sampling:
-            computed = request.num_computed_tokens
-            if computed + 1 < request.total_tokens:
-                group.join(request)
-                if request.keys and len(request.keys) > computed // size:
-                    self._late_keys[request] = None
+            # One whose output has keys is not like the others: others may hit what it fills, in the order it is filled.
+            if request.num_computed_tokens + 1 < request.total_tokens and not self.kv.unhashed_keys(request):
+                self.decodes.join(request)
         if self.ungrouped or output.admitted:
             everyone = [*self.ungrouped, *output.admitted]
             self.ungrouped = [request for request in everyone if request.end_step < 0]
@@ -126,9 +121,6 @@ class GroupedScheduler(Scheduler):
 
     def _finish(self, done: list[Request]) -> None:
         super()._finish(done)
-        if self._late_keys:
-            for request in done:
-                self._late_keys.pop(request, None)
         if self.ungrouped:
             self.ungrouped = [request for request in self.ungrouped if request.status == RUNNING]
 
@@ -164,16 +156,7 @@ class GroupedScheduler(Scheduler):
         request.num_tokens = computed + 1 - self._lag
         request.num_output_placeholders = self._lag
         request.is_prefill_chunk = False
-        self._hash(request, computed - self._lag)
-        self._late_keys.pop(request, None)
-
-    def _find_hits(self, request: Request) -> list[int]:
-        if self._late_keys:
-            group = self.decodes
-            for member in self._late_keys:
-                computed = group.computed_tokens(member) if member.end_step >= 0 else member.num_computed_tokens
-                self._hash(member, computed - self._lag)
-        return super()._find_hits(request)
+        request.hashed_tokens = max(request.hashed_tokens, computed - self._lag)
 
     def _head_is_blocked(self) -> bool:
         """No seat, no token or no blocks for the first waiting request, as long as nothing but decodes runs."""
@@ -182,7 +165,7 @@ class GroupedScheduler(Scheduler):
         self._open_step()
         self._budget -= self.decodes.n
         request = self.waiting.peek()
-        hits = self._find_hits(request) if request.keys else []
+        hits = self.kv.find_hits(request) if request.keys else []
         cached, size = len(hits) * self.config.block_size, self.config.block_size
         tokens = self._tokens_to_admit(SchedulerOutput(), request, cached)
         if self._budget <= 0 or not tokens:

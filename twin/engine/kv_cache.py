@@ -131,6 +131,10 @@ class KVCacheManager:
             self._cached.setdefault(key, {})[block] = None
             blocks.append(block)
 
+    def unhashed_keys(self, request: Request) -> bool:
+        """Whether blocks of ``request`` that another may hit are still to be filled."""
+        return self.enable_prefix_caching and len(request.keys) > len(request.blocks)
+
     def release(self, request: Request, hashed_tokens: int) -> None:
         """Free all blocks of ``request``, of which the first ``hashed_tokens`` tokens fill hashed ones."""
         blocks, total = request.blocks, request.num_blocks

@@ -155,7 +155,7 @@ class Scheduler:
         for request in output.ending:
             if request.status != FINISHED:
                 request.num_tokens = request.total_tokens
-                self._hash(request, request.num_computed_tokens)
+                request.hashed_tokens = request.num_computed_tokens
                 done.append(request)
         for request in output.sampling:
             if request.status != FINISHED:
@@ -318,7 +318,7 @@ class Scheduler:
             if request.num_stale_tokens:  # its output in flight may still add a token
                 held_back.append(waiting.pop_first())
                 continue
-            hits = self._find_hits(request) if request.keys else []
+            hits = kv.find_hits(request) if request.keys else []
             cached = len(hits) * size
             tokens = self._tokens_to_admit(output, request, cached)
             if not tokens:
@@ -356,9 +356,6 @@ class Scheduler:
         output.admitted = admitted
         for request in reversed(held_back):
             waiting.prepend(request)
-
-    def _find_hits(self, request: Request) -> list[int]:
-        return self.kv.find_hits(request)
 
     def _tokens_to_admit(self, output: SchedulerOutput, request: Request, cached: int) -> int:
         """Tokens that the head of the queue gets; 0 when it must wait for a step with more budget."""
