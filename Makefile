@@ -5,7 +5,11 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 PEER := aisimulate==0.13.0.dev202610270000000085
 
-.PHONY: demo lint test bench clean
+# Real vLLM, for the step-by-step comparison: built once for all checkouts, apart from the project's environment.
+REQUIREMENTS := tests/lockstep/requirements.txt tests/lockstep/requirements-0.19.txt
+export TWIN_ORACLE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/twin/oracle-$(shell cat $(REQUIREMENTS) | cksum | cut -d' ' -f1)
+
+.PHONY: demo lint test bench clean oracle lockstep
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twin needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -26,7 +30,22 @@ lint: $(VENV)/.dev
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
+$(TWIN_ORACLE)/.done:
+	rm -rf $(TWIN_ORACLE)
+	$(PYTHON) -m venv $(TWIN_ORACLE)
+	$(TWIN_ORACLE)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/lockstep/requirements.txt
+	$(TWIN_ORACLE)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(TWIN_ORACLE)/0.19 \
+		-r tests/lockstep/requirements-0.19.txt
+	@touch $@
+
+oracle: $(TWIN_ORACLE)/.done
+
+lockstep: $(VENV)/.dev oracle
+	$(RUN)/python tests/lockstep/compare.py --steps $(or $(STEPS),1000000) --seed $(or $(SEED),0)
+
+# Where vLLM cannot be installed, recorded steps take its place; the summary of the tests says so.
 test: lint
+	-@$(MAKE) --no-print-directory oracle || echo "make oracle: vLLM could not be installed here"
 	$(RUN)/pytest
 
 # The peer runs beside ours where it can be installed; without it the bench says nothing of it.
