@@ -131,7 +131,7 @@ class EngineCore:
                     if request.scheduled_s < 0.0:
                         request.scheduled_s = self._start
                 self._preempted.extend(output.preempted)
-                if self._waits_after_empty_step and not output:
+                if self._waits_after_empty_step and not (output and queue[0]):
                     break
             if not queue or queue[0]:
                 return queue[0] if queue else None

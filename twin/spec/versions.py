@@ -29,7 +29,8 @@ class VllmVersion:
         stale_output_holds_back: a preempted request is resumed only after its output in flight has been delivered.
         victim_shifts_the_walk: preempting by priority a request before the one being served moves the walk back by one,
             whether or not that request had been served in this step.
-        fills_with_empty_steps: an empty step does not make the engine wait while the batch queue has room.
+        fills_with_empty_steps: while the batch queue has room, neither an empty step nor an oldest step that is done keeps
+            the engine from scheduling the next.
         async_with_pipeline: asynchronous scheduling works with pipeline parallelism (the V2 model runner).
         gpu_memory_utilization: default.
         large_memory_tier: GPUs of 160 GiB and more have a larger default of ``max_num_batched_tokens``.
