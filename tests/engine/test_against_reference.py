@@ -126,7 +126,9 @@ class Pair:
         """One step of the engine, its decode group expanded to requests."""
         engine, kv = self.engine, self.engine.kv
         hits = kv.hit_tokens
-        members = {request: engine.decodes.computed_tokens(request) + 1 for request in engine.running if request.end_step >= 0}
+        members = {
+            request: engine.decodes.computed_tokens(request) + 1 for request in engine.running if request.end_step >= 0
+        }
         output = engine.schedule()
         if output.num_decodes == len(output.decodes):  # the group, if there was one, had to dissolve
             scheduled = {request.index: 1 for request, _, _ in output.decodes}

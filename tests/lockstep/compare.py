@@ -124,7 +124,9 @@ def _simpler(case: Case) -> Iterator[Case]:
                 yield {**case, "requests": kept}
     plainer = {"keys": [], "abort": None, "arrival": 0, "priority": 0, "drafts": [], "accepted": []}
     for index, row in enumerate(requests):
-        shorter = [(name, value) for name in ("output_tokens", "input_tokens") for value in (1, row[name] // 2, row[name] - 1)]
+        shorter = [
+            (name, value) for name in ("output_tokens", "input_tokens") for value in (1, row[name] // 2, row[name] - 1)
+        ]
         for name, value in [*plainer.items(), *shorter]:
             worth = value != row[name] if name in plainer else 0 < value < row[name]
             if worth and (name != "arrival" or index == 0 or requests[index - 1]["arrival"] == 0):
@@ -179,7 +181,9 @@ def count(case: Case, result: dict[str, Any], totals: Counter[str]) -> None:
     totals[f"steps_{case['version']}"] += len(steps)
     totals["evictions"] += result["totals"]["evictions"]
     totals["preemptions"] += sum(len(step["preempted"]) for step in steps)
-    totals["prefix_hits"] += sum(hit > 0 for step in steps for hit in (*step["new"].values(), *step["resumed"].values()))
+    totals["prefix_hits"] += sum(
+        hit > 0 for step in steps for hit in (*step["new"].values(), *step["resumed"].values())
+    )
     totals["aborts"] += sum(row["abort"] is not None for row in case["requests"])
     kinds = {
         "async": config["async_scheduling"],
@@ -262,7 +266,15 @@ def busy_case(version: str) -> Case:
         "max_num_active_seqs": None,
         "speculative": None,
     }
-    row = {"input_tokens": 500, "output_tokens": 300, "priority": 0, "keys": [], "abort": None, "drafts": [], "accepted": []}
+    row = {
+        "input_tokens": 500,
+        "output_tokens": 300,
+        "priority": 0,
+        "keys": [],
+        "abort": None,
+        "drafts": [],
+        "accepted": [],
+    }
     return {"version": version, "config": config, "requests": [{"arrival": 4 * n, **row} for n in range(1000)]}
 
 

@@ -136,7 +136,9 @@ class Engine:
             # VllmConfig._set_max_num_scheduled_tokens, which runs when a config is made with a draft model
             scheduling.max_num_scheduled_tokens = config["max_num_batched_tokens"] - config["max_num_seqs"]
         spec = FullAttentionSpec(block_size=config["block_size"], num_kv_heads=1, head_size=1, dtype=torch.float32)
-        kv = KVCacheConfig(config["num_gpu_blocks"], kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["l"], spec)])
+        kv = KVCacheConfig(
+            config["num_gpu_blocks"], kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["l"], spec)]
+        )
         kind = AsyncScheduler if config["async_scheduling"] else Scheduler
         structured = StructuredOutputManager(base)
         self.scheduler = kind(base, kv, structured, block_size=config["block_size"], log_stats=False)
@@ -253,7 +255,9 @@ class Engine:
 
     def _update(self, item: Item) -> None:
         names = list(item.output.num_scheduled_tokens)
-        sampled = [self._sample(int(name), item) if ends else [] for name, ends in zip(names, item.samples, strict=True)]
+        sampled = [
+            self._sample(int(name), item) if ends else [] for name, ends in zip(names, item.samples, strict=True)
+        ]
         alive = {int(name) for name in names if not self.requests[int(name)].is_finished()}
         order = {name: position for position, name in enumerate(names)}
         runner = ModelRunnerOutput(req_ids=names, req_id_to_index=order, sampled_token_ids=sampled)

@@ -62,9 +62,15 @@ def test_a_wrong_rule_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch, versi
 
 def test_a_leap_too_far_is_found(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     right = GroupedScheduler.leap_steps
-    monkeypatch.setattr(GroupedScheduler, "leap_steps", lambda self: min(2 * right(self), self.decodes.steps_to_first_end()) if right(self) else 0)
+    monkeypatch.setattr(
+        GroupedScheduler,
+        "leap_steps",
+        lambda self: min(2 * right(self), self.decodes.steps_to_first_end()) if right(self) else 0,
+    )
     with Oracle(version) as oracle:
-        different = (case for case in (draw(seed, version) for seed in range(400)) if case["config"]["speculative"] is None)
+        different = (
+            case for case in (draw(seed, version) for seed in range(400)) if case["config"]["speculative"] is None
+        )
         assert any(first_difference(_steps(case), oracle.run(case)["steps"]) is not None for case in different)
 
 

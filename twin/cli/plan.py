@@ -47,7 +47,8 @@ def plan(
     price: Annotated[Kind | None, typer.Option(help="Kind of price; on_demand unless given.")] = None,
     headroom: Annotated[str, typer.Option(help="Share of capacity left free at the peak.")] = "20%",
     max_model_len: Annotated[int | None, typer.Option(help="Context; the longest request's unless given.")] = None,
-    gpu_memory_utilization: Annotated[float, typer.Option(help="As vLLM's.")] = 0.92,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help="As vLLM's.")] = None,
+    vllm_version: Annotated[str, typer.Option(help="Release whose rules hold: 0.32 or 0.19.")] = "0.32",
     too_long: Annotated[TooLong, typer.Option(help="Requests beyond the model's context.")] = "error",
     fixed: Annotated[Path | None, typer.Option(help="Scenario: judge this deployment instead.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.", min=0)] = 0,
@@ -80,13 +81,20 @@ def plan(
     request, wanted = request_of(
         asked,
         today,
-        {"model": model, "gpu": gpu, "budget": budget, "price": price, "price_book": price_book},
+        {
+            "model": model,
+            "gpu": gpu,
+            "budget": budget,
+            "price": price,
+            "price_book": price_book,
+            "vllm_version": vllm_version,
+            "gpu_memory_utilization": gpu_memory_utilization,
+        },
         {"ttft": ttft, "tpot": tpot, "e2el": e2el},
         max_gpus=max_gpus,
         node_size=node_size,
         headroom=share(headroom, "--headroom"),
         max_model_len=max_model_len,
-        gpu_memory_utilization=gpu_memory_utilization,
         seed=seed,
         jobs=min(jobs, os.cpu_count() or 1),
     )
@@ -130,12 +138,14 @@ def _write_run(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path) 
         max_model_len=config.max_model_len,
         gpu_memory_utilization=request.gpu_memory_utilization,
         num_gpu_blocks=config.num_gpu_blocks,
+        vllm_version=request.vllm_version,
     )
     scenario = wanted.model_copy(update={"deployment": deployment, "engine": engine})
     return write_run(
         out,
         "plan",
         scenario_yaml=scenario.to_yaml(relative_to=out / "plan"),
+        vllm_version=request.vllm_version,
         manifest={"seed": request.seed, "profiles": {p.name: p.digest() for p in request.profiles}},
         documents={"summary.json": outcome.summary, "plan.json": answer.payload},
         requests=outcome.table,

@@ -108,15 +108,20 @@ def request_of(
 
     With a deployment of ``today`` its model, engine and promises stand where no flag says otherwise.
     """
-    from twin.base import InputError
+    from twin.base import InputError, unknown_name
     from twin.plan.plan import PlanRequest
     from twin.plan.workload import make_workload
     from twin.spec.model import load_model
     from twin.spec.scenario import Deployment, Scenario
     from twin.spec.slo import Slo, parse_budget
+    from twin.spec.versions import VERSIONS
 
     if today is not None and (names["model"] or names["gpu"]):
         raise InputError("--fixed judges the model and the GPU of its scenario; leave out --model and --gpu")
+    version = today.engine.vllm_version if today else names["vllm_version"]
+    if version not in VERSIONS:
+        raise unknown_name("vLLM version", version, VERSIONS)
+    memory = names["gpu_memory_utilization"] or VERSIONS[version].gpu_memory_utilization
     name = today.model if today else names["model"]
     if name is None:
         raise InputError("no model; give --model (twin model list shows the names)")
@@ -139,6 +144,8 @@ def request_of(
         budget_text=names["budget"] or "the scenario's budget",
         seed=seed,
         notes=notes,
+        vllm_version=version,
+        gpu_memory_utilization=memory,
         **others,
     )
     wanted = Scenario(

@@ -26,7 +26,7 @@ def simulate(
     from twin.cluster.deploy import run_scenario
     from twin.results.metrics import METRICS, summarize
     from twin.results.money import usd_per_month, usd_per_mtok
-    from twin.results.run import MODELLED_VLLM, write_run
+    from twin.results.run import write_run
     from twin.spec.prices import load_price_book
     from twin.spec.scenario import load_scenario
 
@@ -40,7 +40,7 @@ def simulate(
         "scenario": question.name,
         "model": question.model,
         "deployment": question.deployment.model_dump(mode="json"),
-        "vllm_version_modelled": MODELLED_VLLM,
+        "vllm_version_modelled": question.engine.vllm_version,
         "num_gpus": question.deployment.num_gpus,
         "usd_per_hour": hourly,
         "usd_per_month": usd_per_month(hourly),
@@ -52,6 +52,7 @@ def simulate(
         out,
         question.name,
         scenario_yaml=question.to_yaml(relative_to=out / question.name),
+        vllm_version=question.engine.vllm_version,
         manifest={"seed": question.seed, "profiles": {question.profile.name: question.profile.digest()}},
         documents={"summary.json": payload},
         requests=simulated.table,

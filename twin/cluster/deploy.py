@@ -41,6 +41,8 @@ def fleet_of(scenario: Scenario) -> Fleet:
     assert settings.max_num_seqs is not None
     assert settings.max_num_batched_tokens is not None
     assert settings.max_model_len is not None
+    assert settings.gpu_memory_utilization is not None
+    assert settings.async_scheduling is not None
     blocks = settings.num_gpu_blocks
     if blocks is None:
         budget = memory_budget(
@@ -64,6 +66,11 @@ def fleet_of(scenario: Scenario) -> Fleet:
         enable_prefix_caching=settings.enable_prefix_caching,
         enable_chunked_prefill=settings.enable_chunked_prefill,
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive=settings.long_prefill_token_threshold_adaptive,
+        max_num_active_seqs=settings.max_num_active_seqs,
+        scheduling_policy=settings.scheduling_policy,
+        async_scheduling=settings.async_scheduling,
+        vllm_version=settings.vllm_version,
         watermark=settings.watermark,
         scheduler_reserve_full_isl=settings.scheduler_reserve_full_isl,
     )

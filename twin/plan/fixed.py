@@ -14,7 +14,6 @@ from twin.plan.plan import SCHEMA_VERSION, Plan, PlanRequest, notes_of, traffic
 from twin.plan.screen import capacity_per_s, curve, most_decodes
 from twin.plan.space import MAX_NUM_SEQS, Candidate, ReplicaKind
 from twin.plan.workload import Workload
-from twin.results.run import MODELLED_VLLM
 from twin.spec.scenario import Scenario
 
 BISECTIONS = 8
@@ -62,7 +61,7 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
         profile=request.profiles[0],
         load=request.load,
         price=request.prices[outcome.candidate.gpu],
-        gpu_memory_utilization=scenario.engine.gpu_memory_utilization,
+        gpu_memory_utilization=scenario.engine.gpu_memory_utilization or request.gpu_memory_utilization,
         names=("deployed",),
     )
     factor, tried = highest_factor(today, outcome)
@@ -85,7 +84,7 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
             "highest_request_rate_per_s": None if factor is None else factor * request.load.peak_rate_per_s,
         },
         "seed": request.seed,
-        "vllm_version_modelled": MODELLED_VLLM,
+        "vllm_version_modelled": request.vllm_version,
         "notes": notes_of(request),
     }
     return Plan(payload, None if misses else outcome)

@@ -22,10 +22,10 @@ from twin.plan.simulator import Progress, Simulator, silent
 from twin.plan.space import PURSE, Limits, ReplicaKind, replica_kinds
 from twin.plan.workload import Workload, bound_text
 from twin.results.money import usd_per_month
-from twin.results.run import MODELLED_VLLM
 from twin.spec.hardware import HardwareProfile
 from twin.spec.model import ModelSpec
 from twin.spec.slo import Budget, Slo
+from twin.spec.versions import MODELLED_VLLM, VERSIONS, VersionName
 
 SCHEMA_VERSION = 1
 NEAR_MISSES = 3
@@ -51,7 +51,8 @@ class PlanRequest:
     max_gpus: int | None = None
     node_size: int = 1
     headroom: float = 0.2
-    gpu_memory_utilization: float = 0.92
+    gpu_memory_utilization: float = VERSIONS[MODELLED_VLLM].gpu_memory_utilization
+    vllm_version: VersionName = MODELLED_VLLM
     seed: int = 0
     jobs: int = 1
     notes: tuple[str, ...] = ()
@@ -133,7 +134,7 @@ def solve(request: PlanRequest, progress: Progress = silent) -> Plan:
         "gpus_on_whole_trace": sorted({o.candidate.gpu for o in found.whole}),
         "binding": binding,
         "seed": request.seed,
-        "vllm_version_modelled": MODELLED_VLLM,
+        "vllm_version_modelled": request.vllm_version,
         "notes": notes_of(request, len(chosen)),
     }
     return Plan(payload, next((o for o, names in chosen if "recommended" in names), None))
@@ -175,7 +176,7 @@ def _nearness(miss: tuple[Outcome, tuple[str, ...]]) -> tuple[float, float, str]
 def _searched(request: PlanRequest, judged: Screen, rows: Any, progress: Progress) -> _Search:
     if not rows.size:
         return _Search()
-    simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom, progress)
+    simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom, progress, request.vllm_version)
     with simulator.workers(request.jobs):
         search(simulator, rows, request.seed)
         rerun(simulator)
@@ -243,7 +244,7 @@ def _searched_nearest(request: PlanRequest, judged: Screen) -> list[Outcome]:
     """Per GPU, the rejected row of least estimated latency that could be bought, simulated: near misses to
     show.
     """
-    simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom)
+    simulator = Simulator(judged, request.load, request.slo.bounds, request.headroom, vllm_version=request.vllm_version)
     limits = request.limits
     rows = np.flatnonzero(judged.utilisation < 1)
     bought = [judged.candidate(row) for row in rows.tolist()]
@@ -322,7 +323,7 @@ def traffic(load: Workload) -> dict[str, object]:
 
 def notes_of(request: PlanRequest, options: int = 3) -> list[str]:
     """What every plan must say beside its figures."""
-    notes = [f"models vLLM {MODELLED_VLLM}; {NETWORK}", *request.notes]
+    notes = [f"models vLLM {request.vllm_version}; {NETWORK}", *request.notes]
     if not request.slo.bounds:
         notes.append("no latency was promised: an option holds if it keeps up with its traffic")
     if 0 < options < 3:

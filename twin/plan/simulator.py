@@ -14,6 +14,7 @@ from twin.plan.evaluate import Deployment, Outcome, evaluate
 from twin.plan.screen import Screen
 from twin.plan.workload import BUSIEST_S, Workload
 from twin.spec.slo import Bound
+from twin.spec.versions import MODELLED_VLLM, VersionName
 from twin.traffic.trace import Trace
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Simulator:
     bounds: tuple[Bound, ...]
     headroom: float
     progress: Progress = silent
+    vllm_version: VersionName = MODELLED_VLLM
     sliced: dict[int, Outcome] = field(default_factory=dict)
     whole: dict[int, Outcome] = field(default_factory=dict)
     _pool: Executor | None = field(default=None, init=False, repr=False)
@@ -69,6 +71,8 @@ class Simulator:
             max_num_seqs=candidate.max_num_seqs,
             max_num_batched_tokens=candidate.max_num_batched_tokens,
             max_model_len=self.load.max_model_len,
+            async_scheduling=True,
+            vllm_version=self.vllm_version,
         )
         return Deployment(candidate, config, kind.step, float(screen.usd_per_hour[row]), float(screen.utilisation[row]))
 

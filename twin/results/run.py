@@ -14,9 +14,6 @@ from twin import __version__
 from twin.base import TwinError
 from twin.cluster.requests import COLUMNS, RequestTable
 
-MODELLED_VLLM = "0.32"
-"""The vLLM release whose scheduler rules the engine follows."""
-
 
 def to_json(payload: Mapping[str, object]) -> str:
     """JSON as it stands on stdout and in run folders: keys in order of insertion, no NaN."""
@@ -28,13 +25,14 @@ def write_run(
     name: str,
     *,
     scenario_yaml: str,
+    vllm_version: str,
     manifest: Mapping[str, object],
     documents: Mapping[str, Mapping[str, object]],
     requests: RequestTable | None = None,
 ) -> Path:
     """Write ``parent/name`` (then ``name-2``, ``name-3``) and return it.
 
-    ``documents`` maps file names to JSON objects. Raises :class:`TwinError` when the folder cannot be written; nothing
+    ``vllm_version`` is the release whose rules were simulated. ``documents`` maps file names to JSON objects. Raises :class:`TwinError` when the folder cannot be written; nothing
     half-written stays behind.
     """
     try:
@@ -44,7 +42,7 @@ def write_run(
         raise TwinError(f"cannot write to {parent}: {error.strerror}") from error
     try:
         (draft / "scenario.yaml").write_text(scenario_yaml, encoding="utf-8")
-        full = {"twin_version": __version__, "vllm_version_modelled": MODELLED_VLLM, **manifest}
+        full = {"twin_version": __version__, "vllm_version_modelled": vllm_version, **manifest}
         (draft / "manifest.json").write_text(to_json(full), encoding="utf-8")
         for file, document in documents.items():
             (draft / file).write_text(to_json(document), encoding="utf-8")

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from twin.base import Frozen, InputError
 from twin.spec.hardware import HardwareProfile
+from twin.spec.versions import MODELLED_VLLM, VERSIONS, VersionName
 
 GIB = 2**30
 
@@ -15,21 +16,26 @@ GIB = 2**30
 class EngineSettings(Frozen):
     """``vllm serve``'s flags. ``None`` is vLLM's own default, which :meth:`resolved` fills in.
 
-    ``max_model_len`` None: the model's. ``num_gpu_blocks`` None: as many as vLLM would allocate.
+    ``max_model_len`` None: the model's. ``num_gpu_blocks`` None: as many as vLLM would allocate. ``async_scheduling``
+    None: on, as on every GPU. ``vllm_version`` is the release whose rules and defaults hold (:mod:`twin.spec.versions`).
     """
 
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
     block_size: Literal[1, 8, 16, 32, 64, 128, 256] = 16
-    gpu_memory_utilization: float = Field(0.92, gt=0, le=1)
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     max_model_len: PositiveInt | None = None
     num_gpu_blocks: int | None = Field(None, ge=2)
     long_prefill_token_threshold: int = Field(0, ge=0)
+    long_prefill_token_threshold_adaptive: bool = False
+    max_num_active_seqs: PositiveInt | None = None
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    async_scheduling: bool | None = None
     watermark: float = Field(0.0, ge=0, lt=1)
     scheduler_reserve_full_isl: bool = True
-    vllm_version: Literal["0.32"] = "0.32"
+    vllm_version: VersionName = MODELLED_VLLM
 
     def resolved(self, profile: HardwareProfile, max_position_embeddings: int) -> EngineSettings:
         """With vLLM's defaults for this GPU and a model of this context (tokens) in place of every ``None``.
@@ -38,7 +44,7 @@ class EngineSettings(Frozen):
         (``engine.max_model_len``), for what vLLM refuses.
         """
         length = self.max_model_len or max_position_embeddings
-        default_tokens, default_seqs = batch_defaults(profile)
+        default_tokens, default_seqs = batch_defaults(profile, self.vllm_version)
         seqs = self.max_num_seqs or default_seqs
         tokens = self.max_num_batched_tokens
         if tokens is None:
@@ -46,20 +52,26 @@ class EngineSettings(Frozen):
             tokens = min(seqs * length, tokens)
         if self.max_num_seqs is None:
             seqs = min(seqs, tokens)
-        full = self.model_copy(update={"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "max_model_len": length})
+        update: dict[str, object] = {"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "max_model_len": length}
+        defaults: dict[str, object] = {
+            "gpu_memory_utilization": VERSIONS[self.vllm_version].gpu_memory_utilization,
+            "async_scheduling": True,
+        }
+        update |= {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        full = self.model_copy(update=update)
         for field, wrong, what in _rules(full, tokens, seqs, length, max_position_embeddings):
             if wrong:
                 raise InputError(what, where=f"engine.{field}")
         return full
 
 
-def batch_defaults(profile: HardwareProfile) -> tuple[int, int]:
+def batch_defaults(profile: HardwareProfile, vllm_version: VersionName = MODELLED_VLLM) -> tuple[int, int]:
     """``(max_num_batched_tokens, max_num_seqs)`` of ``vllm serve`` on this GPU.
 
-    Source: vllm/engine/arg_utils.py, ``get_batch_defaults`` (0.32): by the device's memory, and A100 apart.
+    Source: vllm/engine/arg_utils.py, ``get_batch_defaults``: by the device's memory, and A100 apart.
     """
     memory = profile.facts.memory_bytes.value
-    if memory >= 160 * GIB:
+    if memory >= 160 * GIB and VERSIONS[vllm_version].large_memory_tier:
         return 16384, 1024
     if memory >= 70 * GIB and not profile.name.startswith("a100"):
         return 8192, 1024
@@ -69,7 +81,12 @@ def batch_defaults(profile: HardwareProfile) -> tuple[int, int]:
 def _rules(settings: EngineSettings, tokens: int, seqs: int, length: int, context: int) -> list[tuple[str, bool, str]]:
     """What vLLM's own checks refuse (vllm/config/scheduler.py and model.py): field, whether, and why."""
     threshold = settings.long_prefill_token_threshold
+    version, fields = settings.vllm_version, EngineSettings.model_fields
     return [
+        *(
+            (name, getattr(settings, name) != fields[name].default, f"vLLM {version} has no {name}")
+            for name in sorted(VERSIONS[version].lacks)
+        ),
         (
             "max_num_batched_tokens",
             tokens < seqs,

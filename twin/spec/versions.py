@@ -34,7 +34,7 @@ class VllmVersion:
         async_with_pipeline: asynchronous scheduling works with pipeline parallelism (the V2 model runner).
         gpu_memory_utilization: default.
         large_memory_tier: GPUs of 160 GiB and more have a larger default of ``max_num_batched_tokens``.
-        options: engine arguments that the release has and the other one lacks.
+        lacks: engine arguments that the newest modelled release has and this one does not.
     """
 
     name: VersionName
@@ -49,7 +49,7 @@ class VllmVersion:
     async_with_pipeline: bool
     gpu_memory_utilization: float
     large_memory_tier: bool
-    options: frozenset[str]
+    lacks: frozenset[str]
 
 
 VERSIONS: dict[str, VllmVersion] = {
@@ -66,7 +66,7 @@ VERSIONS: dict[str, VllmVersion] = {
         async_with_pipeline=True,
         gpu_memory_utilization=0.92,
         large_memory_tier=True,
-        options=frozenset({"watermark", "long_prefill_token_threshold_adaptive", "max_num_active_seqs"}),
+        lacks=frozenset(),
     ),
     "0.19": VllmVersion(
         name="0.19",
@@ -81,7 +81,7 @@ VERSIONS: dict[str, VllmVersion] = {
         async_with_pipeline=False,
         gpu_memory_utilization=0.9,
         large_memory_tier=False,
-        options=frozenset(),
+        lacks=frozenset({"watermark", "long_prefill_token_threshold_adaptive", "max_num_active_seqs"}),
     ),
 }
 

@@ -94,6 +94,7 @@ def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile)
         max_num_batched_tokens=tokens,
         max_model_len=max_model_len,
         enable_prefix_caching=False,
+        async_scheduling=True,
     )
 
 
