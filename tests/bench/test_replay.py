@@ -17,8 +17,8 @@ import pytest
 from twin.cluster.simulation import Fleet, simulate
 from twin.cost.memory import memory_budget
 from twin.cost.step import Layout, StepModel
-from twin.engine.core import LOG_COLUMNS
 from twin.engine.config import EngineConfig
+from twin.engine.core import LOG_COLUMNS
 from twin.results.metrics import summarize
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import HostCosts, Layout, StepModel
-from twin.engine.core import LOG_COLUMNS
 from twin.engine.config import EngineConfig
+from twin.engine.core import LOG_COLUMNS
 from twin.results.metrics import gap_weights
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model

@@ -246,7 +246,9 @@ class Engine:
         room = case["config"]["max_model_len"] - row["output_tokens"] - 1
         prompt += [
             ids.of(row["keys"][place // size] if place // size < len(row["keys"]) else (index, place))
-            for place in range(len(prompt), len(prompt) + row["input_tokens"] if earlier is not None else row["input_tokens"])
+            for place in range(
+                len(prompt), len(prompt) + row["input_tokens"] if earlier is not None else row["input_tokens"]
+            )
         ]
         prompt = prompt[:room] if earlier is not None else prompt
         row["input_tokens"] = len(prompt)

@@ -57,7 +57,8 @@ class Oracle:
     def run(self, case: Case) -> dict[str, Any]:
         """Steps and totals of a case. Raises RuntimeError with vLLM's traceback when vLLM itself fails."""
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         stdin.write(json.dumps(case) + "\n")
         stdin.flush()
         line = stdout.readline()
@@ -292,6 +293,10 @@ def main() -> int:
         steps = -(-options.steps * SHARE[version] // share)
         return compare_version(version, seeds, steps, lambda text: print(text, file=sys.stderr, flush=True))
 
+    missing = [version for version in VERSIONS if oracle_environment(version) is None]
+    if missing:
+        print(f"vLLM {' and '.join(missing)} not installed: make oracle", file=sys.stderr)
+        return 1
     with ThreadPoolExecutor(len(VERSIONS)) as pool:
         totals = sum(pool.map(run, VERSIONS), Counter())
     result: dict[str, Any] = {name: totals[name] for name in ("steps", "mismatches", "preemptions", "evictions")}

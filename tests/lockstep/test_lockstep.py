@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import twin_side
 from cases import draw
-from compare import VERSIONS, Oracle, compare_version, explain, first_difference, oracle_environment, plain
+from compare import VERSIONS, Oracle, compare_version, first_difference, oracle_environment, plain
 
 from twin.engine.grouped import GroupedScheduler
 from twin.engine.request import Request

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import HostCosts
-from twin.engine.core import LOG_COLUMNS
 from twin.engine.config import EngineConfig
+from twin.engine.core import LOG_COLUMNS
 from twin.results import metrics
 from twin.traffic.trace import Trace
 

@@ -23,6 +23,7 @@ def write(parent: Path) -> Path:
         parent,
         "r",
         scenario_yaml="a: 1\n",
+        vllm_version="0.32",
         manifest={"seed": 3},
         documents={"summary.json": {"x": 1.5}},
         requests=TABLE,

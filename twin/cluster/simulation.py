@@ -18,9 +18,9 @@ from twin.cluster.replica import Replica
 from twin.cluster.requests import RequestTable
 from twin.cluster.router import ROUTERS
 from twin.cost.step import HostCosts, StepModel
+from twin.engine.config import EngineConfig
 from twin.engine.core import LOG_COLUMNS, EngineCore
 from twin.engine.request import Request
-from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 
 Floats = NDArray[np.float64]

@@ -133,14 +133,13 @@ class GroupedScheduler(Scheduler):
         if not self._lag or output is None:
             return
         apart = {request for request, _, _ in output.apart}
-        decodes = list(output.decodes)
         for request in output.ending:
             self._settle(request)
-        for request in (*members, *output.ending):
-            if request not in apart and request.status == RUNNING:
-                decodes.append((request, 1, request.num_computed_tokens - 1))
-        output.sampling = [*output.sampling, *(request for request, _, _ in decodes[len(output.decodes) :])]
-        output.decodes = decodes
+        grouped = [
+            request for request in (*members, *output.ending) if request not in apart and request.status == RUNNING
+        ]
+        output.sampling += grouped
+        output.decodes += [(request, 1, request.num_computed_tokens - 1) for request in grouped]
         output.ending = ()
         output.counted = True
         for request, tokens, _ in output.apart:

@@ -32,8 +32,8 @@ def write_run(
 ) -> Path:
     """Write ``parent/name`` (then ``name-2``, ``name-3``) and return it.
 
-    ``vllm_version`` is the release whose rules were simulated. ``documents`` maps file names to JSON objects. Raises :class:`TwinError` when the folder cannot be written; nothing
-    half-written stays behind.
+    ``vllm_version`` is the release whose rules were simulated; ``documents`` maps file names to JSON objects. Raises
+    :class:`TwinError` when the folder cannot be written; nothing half-written stays behind.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
