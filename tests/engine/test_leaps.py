@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,16 @@ class LinearCost:
         return decode + sum(1e-4 * tokens + 1e-8 * tokens * (before + tokens) for _, tokens, before in chunks)
 
 
+class UnitCost(LinearCost):
+    """Every step takes 10 ms."""
+
+    def decode_segment(self, num_decodes: int, context: int) -> tuple[float, float, float]:
+        return 0.01, 0.0, 1e18
+
+    def step_s(self, chunks: Sequence[tuple[object, int, int]], num_decodes: int, context: int) -> float:
+        return 0.01
+
+
 @st.composite
 def workloads(draw: st.DrawFn) -> tuple[Trace, EngineConfig]:
     block = draw(st.sampled_from([1, 4, 16]))
@@ -64,6 +75,8 @@ def workloads(draw: st.DrawFn) -> tuple[Trace, EngineConfig]:
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7, 30])),
         watermark=draw(st.sampled_from([0.0, 0.0, 0.1])),
         scheduler_reserve_full_isl=draw(st.booleans()),
+        scheduling_policy=draw(st.sampled_from(["fcfs", "fcfs", "priority"])),
+        async_scheduling=draw(st.booleans()),
     )
     return trace, config
 
@@ -134,6 +147,28 @@ def test_nothing_is_known_before_it_happens(case: tuple[Trace, EngineConfig], sh
         a, b = whole.table[name][:early], first.table[name]
         past = np.minimum(a, b) <= until
         np.testing.assert_allclose(a[past], b[past], rtol=1e-9)
+
+
+def test_an_arrival_waits_for_the_step_in_flight_and_under_async_for_one_more() -> None:
+    """One request decodes alone in steps of 10 ms, another arrives 5 ms into one of them."""
+    trace = Trace(np.array([0.0, 0.105]), np.array([10, 10]), np.array([50, 3]))
+    config = EngineConfig(num_gpu_blocks=40, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=200)
+    for overlapped, later in ((False, 0), (True, 1)):
+        sim = simulate(trace, Fleet(replace(config, async_scheduling=overlapped), UnitCost()))
+        assert sim.table["scheduled_s"][1] == pytest.approx(0.11)
+        assert sim.table["first_token_s"][1] == pytest.approx(0.12 + 0.01 * later)
+        assert sim.table["finished_s"] == pytest.approx([0.50, 0.14 + 0.01 * later])
+
+
+def test_under_async_a_seat_is_free_one_step_later() -> None:
+    trace = Trace(np.zeros(2), np.array([10, 10]), np.array([5, 3]))
+    config = EngineConfig(num_gpu_blocks=40, max_num_seqs=1, max_num_batched_tokens=64, max_model_len=200)
+    for overlapped, later in ((False, 0), (True, 1)):
+        sim = simulate(trace, Fleet(replace(config, async_scheduling=overlapped), UnitCost()))
+        assert sim.table["finished_s"][0] == pytest.approx(0.05)
+        assert sim.table["scheduled_s"][1] == pytest.approx(0.05)
+        assert sim.table["first_token_s"][1] == pytest.approx(0.06)
+        assert len(sim.logs[0]) > later
 
 
 def test_the_same_trace_gives_the_same_bytes() -> None:

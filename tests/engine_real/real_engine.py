@@ -3,7 +3,8 @@
 Nothing is stood in for: LLMEngine, its CPU worker and attention kernels, its n-gram proposer; only the weights are made up.
 One line in, one line out: ``{"case": ..., "steps": [...], "seconds": [...], "totals": {...}}`` or ``{"error": ...}``. The case
 that comes back is what really happened: the settings vLLM ended with, and per request the tokens of its prompt, a key for
-each block of tokens it computed, and the drafts that the proposer offered and the model accepted. ``seconds`` holds, per step,
+each full block of its tokens, and the drafts that the proposer offered and the model accepted. A request may name an earlier one
+in ``turn_of``: its prompt then starts with that one's prompt and answer. ``seconds`` holds, per step,
 the wall time from the start of ``schedule()`` to the end of ``update_from_output()``. An engine serves all cases in a row
 that share its configuration. The CPU platform switches asynchronous scheduling off, so every case is synchronous.
 """
@@ -35,6 +36,7 @@ os.environ |= {
 import vllm
 from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
 from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -179,6 +181,8 @@ class Engine:
             **named,
         )
         self.llm = LLMEngine.from_engine_args(arguments)
+        # Once is enough, and a second time trips over llvmlite, which the first engine's numba has loaded.
+        current_platform.register_triton_kernel_overrides = lambda: None
         self.core = self.llm.engine_core.engine_core
         self.scheduler: RecordingScheduler = self.core.scheduler
 
@@ -186,7 +190,7 @@ class Engine:
         """The configuration that vLLM ended with, read back from the running engine."""
         whole = self.scheduler.vllm_config
         scheduling, cache, speculative = whole.scheduler_config, whole.cache_config, whole.speculative_config
-        named = {name: getattr(scheduling, name) for name in (*SCHEDULING, *NEWER)}
+        named = {name: getattr(scheduling, name) for name in (*SCHEDULING, *NEWER) if name != "max_model_len"}
         return {
             "num_gpu_blocks": self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks,
             "block_size": self.scheduler.block_size,
@@ -194,6 +198,7 @@ class Engine:
             "watermark": 0.0,
             "max_num_active_seqs": None,
             **named,
+            "max_model_len": whole.model_config.max_model_len,
             "enable_prefix_caching": cache.enable_prefix_caching,
             "async_scheduling": bool(scheduling.async_scheduling),
             "pipeline_parallel_size": whole.parallel_config.pipeline_parallel_size,
@@ -255,7 +260,13 @@ class Engine:
         return self.llm.add_request(
             f"{index:06d}",
             {"prompt_token_ids": prompt},
-            SamplingParams(temperature=0.0, max_tokens=row["output_tokens"], ignore_eos=True, detokenize=False),
+            SamplingParams(
+                temperature=row.get("temperature", 0.0),
+                seed=index,
+                max_tokens=row["output_tokens"],
+                ignore_eos=True,
+                detokenize=False,
+            ),
             arrival_time=float(index),
             priority=row["priority"],
         )
