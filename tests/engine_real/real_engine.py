@@ -1,12 +1,13 @@
 """vLLM's whole engine in one process on the CPU, on cases that arrive as JSON lines; runs inside vLLM's environment.
 
 Nothing is stood in for: LLMEngine, its CPU worker and attention kernels, its n-gram proposer; only the weights are made up.
-One line in, one line out: ``{"case": ..., "steps": [...], "seconds": [...], "totals": {...}}`` or ``{"error": ...}``. The case
-that comes back is what really happened: the settings vLLM ended with, and per request the tokens of its prompt, a key for
-each full block of its tokens, and the drafts that the proposer offered and the model accepted. A request may name an earlier one
-in ``turn_of``: its prompt then starts with that one's prompt and answer. ``seconds`` holds, per step,
-the wall time from the start of ``schedule()`` to the end of ``update_from_output()``. An engine serves all cases in a row
-that share its configuration. The CPU platform switches asynchronous scheduling off, so every case is synchronous.
+One line in, one line out: ``{"case": ..., "steps": [...], "seconds": [...], "totals": {...}}`` or ``{"error": ...}``, in the
+shapes of the scheduler's own comparison. The case that comes back is what really happened: the settings vLLM ended with,
+and per request a key for each full block of its tokens, and the drafts that the proposer offered and the model accepted.
+A request may name an earlier one in ``turn_of``: its prompt then starts with that one's prompt and answer. ``seconds``
+holds, per step, the wall time from the start of ``schedule()`` to the end of ``update_from_output()``. An engine serves all
+cases in a row that share its configuration. The CPU platform switches asynchronous scheduling off: every case is
+synchronous.
 """
 
 from __future__ import annotations
@@ -116,11 +117,10 @@ class RecordingScheduler(Scheduler):
         return output
 
     def _record(self, output: Any) -> dict[str, Any]:
-        started = {data.req_id: data.num_computed_tokens for data in output.scheduled_new_reqs}
         again = output.scheduled_cached_reqs
-        for name, computed in zip(again.req_ids, again.num_computed_tokens, strict=True):
-            if name in again.resumed_req_ids:
-                started[name] = computed
+        computed = zip(again.req_ids, again.num_computed_tokens, strict=True)
+        started = {data.req_id: data.num_computed_tokens for data in output.scheduled_new_reqs}
+        started |= {name: tokens for name, tokens in computed if name in again.resumed_req_ids}
         hits = {name: (self.requests[name].num_preemptions > 0, hit) for name, hit in started.items()}
         queues = ("kv_holding_waiting", "skipped_waiting", "waiting")
         waiting = [request for name in queues for request in getattr(self, name, ())]
@@ -247,22 +247,16 @@ class Engine:
     def _add(self, index: int, case: dict[str, Any], ids: Tokens) -> str:
         row, size = case["requests"][index], self.scheduler.block_size
         earlier = row.pop("turn_of", None)
-        prompt = list(self.scheduler.tokens[earlier]) if earlier is not None else []
-        room = case["config"]["max_model_len"] - row["output_tokens"] - 1
-        prompt += [
+        prompt = [] if earlier is None else self.scheduler.tokens.get(earlier, [])[: row["input_tokens"] - 1]
+        prompt = prompt + [
             ids.of(row["keys"][place // size] if place // size < len(row["keys"]) else (index, place))
-            for place in range(
-                len(prompt), len(prompt) + row["input_tokens"] if earlier is not None else row["input_tokens"]
-            )
+            for place in range(len(prompt), row["input_tokens"])
         ]
-        prompt = prompt[:room] if earlier is not None else prompt
-        row["input_tokens"] = len(prompt)
         return self.llm.add_request(
             f"{index:06d}",
             {"prompt_token_ids": prompt},
             SamplingParams(
                 temperature=row.get("temperature", 0.0),
-                seed=index,
                 max_tokens=row["output_tokens"],
                 ignore_eos=True,
                 detokenize=False,
@@ -330,7 +324,15 @@ def main() -> None:
                         running = case["config"]
                     assert engine is not None
                     result = engine.run(case)
-                except Exception:  # what vLLM refuses is a result too
+                except (
+                    ArithmeticError,
+                    AssertionError,
+                    AttributeError,
+                    LookupError,
+                    RuntimeError,
+                    TypeError,
+                    ValueError,
+                ):
                     result = {"error": traceback.format_exc()}
             print(json.dumps(result), flush=True)
 

@@ -38,6 +38,7 @@ class GroupedScheduler(Scheduler):
         free = self.kv.free
         if self.waiting and not (self.blocked and self._head_is_blocked()):
             return 0
+        self.blocked = bool(self.waiting)
         steps = group.steps_to_first_end()
         if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
             steps = group.steps_within(free)
