@@ -153,7 +153,7 @@ class Pair:
             steps = min(steps, self.arrivals[self.sent] - self.number)
         steps = self.rng.choice([1, steps, self.rng.randint(1, steps)])
         everyone = {request.index: 1 for request in self.engine.running}
-        _, done = self.engine.update_from_output(self.engine.take_leap(steps))
+        _, done = self.engine.update_from_output(self.engine.leap(steps))
         finished = [request.index for request in done]
         for _ in range(steps - 1):
             step = self._theirs()

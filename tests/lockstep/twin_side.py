@@ -44,8 +44,8 @@ class Recorder:
         scheduler.schedule = self.schedule  # type: ignore[method-assign]
         scheduler.update_from_output = self.update_from_output  # type: ignore[method-assign]
         if isinstance(scheduler, GroupedScheduler):
-            self._take_leap = scheduler.take_leap
-            scheduler.take_leap = self.take_leap  # type: ignore[method-assign]
+            self._leap = scheduler.leap
+            scheduler.leap = self.leap  # type: ignore[method-assign]
 
     def schedule(self) -> SchedulerOutput:
         scheduler = self.scheduler
@@ -68,17 +68,17 @@ class Recorder:
         step["drafts"] = {request.index: drafts for request, drafts in output.drafts.items()}
         return output
 
-    def take_leap(self, steps: int) -> SchedulerOutput:
+    def leap(self, steps: int) -> SchedulerOutput:
         """All members compute a token in each of ``steps`` steps; blocks are taken as the group counts them."""
         scheduler = self.scheduler
         assert isinstance(scheduler, GroupedScheduler)
         if not self._leaping:  # a step of decodes alone is a leap of one
-            return self._take_leap(steps)
+            return self._leap(steps)
         free = scheduler.kv.free
-        everyone = dict.fromkeys((request.index for request in scheduler.running), 1)
+        everyone = dict.fromkeys((request.index for request in scheduler.running if request.end_step >= 0), 1)
         for step in range(1, steps):
             self._write(None, everyone)["free"] = free - scheduler.decodes.blocks_needed(step)
-        output = self._take_leap(steps)
+        output = self._leap(steps)
         self._write(output, everyone)
         return output
 

@@ -161,11 +161,19 @@ class EngineCore:
         """Settle the step or leap that began last; returns the requests that finished with it."""
         scheduler, queue, now = self.scheduler, self._queue, self._end
         if self._leap and self._leaper is not None:
-            queue.append(self._leaper.take_leap(self._leap))
-        output = queue.popleft()
-        num_decodes, prefill_tokens = output.num_decodes, 0
-        for chunk in output.chunks:
-            prefill_tokens += chunk[1]
+            ended, decided = self._leaper.take_leap(self._leap)
+            if queue:
+                output = queue.popleft()
+            if ended is not None:
+                output = ended
+            if decided is not None:
+                queue.append(decided)
+            num_decodes, prefill_tokens = self._num_decodes, 0
+        else:
+            output = queue.popleft()
+            num_decodes, prefill_tokens = output.num_decodes, 0
+            for chunk in output.chunks:
+                prefill_tokens += chunk[1]
         sampled, done = scheduler.update_from_output(output)
         for request in sampled:
             self._stamp_token(request, now)

@@ -31,21 +31,37 @@ class GroupedScheduler(Scheduler):
         self._counts_flight = False  # only what a dissolved group has in flight can become stale
 
     def leap_steps(self) -> int:
-        """How many coming steps are sure to be decodes alone and the same as the next, up to the first that ends one."""
+        """How many coming steps compute the same decodes, and no others: up to the last of the first member to end.
+
+        Under asynchronous scheduling the first of them has been decided, and so as many again are yet to be: to where the
+        member ends, and if nobody waits for its seat, the one that goes on without it.
+        """
         group = self.decodes
         if not group.n or len(self.running) != group.n or group.n > self._step_budget:
             return 0
-        free = self.kv.free
-        if self.waiting and not (self.blocked and self._head_is_blocked()):
+        waiting = bool(self.waiting)
+        if waiting and not (self.blocked and self._head_is_blocked()):
             return 0
-        self.blocked = bool(self.waiting)
+        self.blocked = waiting
+        free = self.kv.free
         steps = group.steps_to_first_end()
+        if not waiting:
+            steps += self._lag
         if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
             steps = group.steps_within(free)
         return steps
 
-    def take_leap(self, steps: int) -> SchedulerOutput:
-        """Schedule ``steps`` decode steps; the last of them."""
+    def take_leap(self, steps: int) -> tuple[SchedulerOutput | None, SchedulerOutput | None]:
+        """Run ``steps`` steps: (the one in which members ended, the one that is decided but has not run)."""
+        if not self._lag:
+            return self.leap(steps), None
+        first_end = self.decodes.steps_to_first_end()
+        if steps <= first_end:
+            return None, self.leap(steps)
+        return self.leap(first_end), self.leap(1) if self.decodes.n else None
+
+    def leap(self, steps: int) -> SchedulerOutput:
+        """Decide ``steps`` decode steps, up to the first that ends a member; the last of them."""
         group = self.decodes
         needed = group.blocks_needed(steps)
         if needed:
@@ -64,7 +80,7 @@ class GroupedScheduler(Scheduler):
             group = self.decodes
             if 0 < group.n <= self._step_budget and group.blocks_needed_now() <= self.kv.free:
                 self.blocked = False
-                return self.take_leap(1)
+                return self.leap(1)
         output = super().schedule()
         self._in_flight = output
         for request in output.sampling:
