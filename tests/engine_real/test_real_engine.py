@@ -65,7 +65,7 @@ def workload(rng: random.Random, count: int = 40) -> list[Case]:
             "abort": arrival + rng.randint(0, 40) if rng.random() < 0.1 else None,
             "drafts": [],
             "accepted": [],
-            "temperature": 0.7 if index < 4 else 0.0,  # drafts are refused; rejection sampling is slow without Triton
+            "temperature": 0.7 if index < 2 else 0.0,  # drafts are refused; rejection sampling is slow without Triton
         }
         if index > 10 and rng.random() < 0.25:  # the next turn of what is done by then, mostly
             earlier = rng.randrange(index // 2)
