@@ -237,7 +237,8 @@ class Scheduler:
     def _victim(self, queue: list[Request]) -> Request:
         if self.config.scheduling_policy == "fcfs":
             return queue[-1]
-        return max(queue, key=lambda request: (request.priority, request.arrival_s))
+        # No two requests reach an API server at the very same time; those of one instant of a trace come in its order.
+        return max(queue, key=lambda request: (request.priority, request.arrival_s, request.index))
 
     def _preempt(self, request: Request) -> None:
         """Recompute later: all blocks are freed, and what is in flight is stale."""

@@ -24,7 +24,7 @@ from twin.traffic.flags import parse_rate_factor
 from twin.traffic.synthetic import SyntheticTraffic
 from twin.traffic.trace import TooLong
 
-Routing = Literal["round_robin", "least_loaded"]
+Routing = Literal["round_robin", "least_loaded", "internal_lb"]
 
 
 class Traffic(Frozen):
