@@ -301,7 +301,13 @@ def main() -> None:
     for line in sys.stdin:
         try:
             result = answer(base, json.loads(line))
-        except (AssertionError, ValueError, RuntimeError, LookupError, TypeError):  # the case asks for what vLLM refuses
+        except (
+            AssertionError,
+            ValueError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+        ):  # the case asks for what vLLM refuses
             result = {"error": traceback.format_exc()}
         print(json.dumps(result), flush=True)
 
