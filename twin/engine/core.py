@@ -16,7 +16,6 @@ from math import ceil, sqrt
 from typing import Protocol
 
 from twin.engine.config import EngineConfig
-from twin.engine.decode_group import DecodeGroup
 from twin.engine.grouped import GroupedScheduler
 from twin.engine.request import Request
 from twin.engine.scheduler import Scheduler, SchedulerOutput
@@ -102,14 +101,22 @@ class EngineCore:
         """Start the next step or leap at ``now``; its end, or None when there is nothing to do."""
         self._start = now
         leaper = self._leaper
-        if leaper is not None and self._is_plain(leaper.decodes):
-            self._leap = steps = leaper.leap_steps()
+        if leaper is not None:
+            group, queue = leaper.decodes, self._queue
+            # A leap may start with what is in flight, if that is one token of each member of the group and no more.
+            if queue:
+                self._context = queue[0].decode_context
+                plain = queue[0].num_decodes == group.n and not queue[0].chunks
+            else:
+                self._context = group.context
+                plain = self._depth == 1
+            self._leap = steps = leaper.leap_steps() if plain else 0
             if steps:
+                self._num_decodes = group.n
                 self._waiting = len(leaper.waiting)
-                self._first_free = leaper.kv.free - leaper.decodes.blocks_needed_now()
+                self._first_free = leaper.kv.free - group.blocks_needed_now()
                 self._end = now + self._leap_s(steps)
                 return self._end
-        self._leap = 0
         step = self._next_step()
         if step is None:
             return None
@@ -136,17 +143,6 @@ class EngineCore:
             if not queue or queue[0]:
                 return queue[0] if queue else None
             queue.popleft()  # nothing to compute takes no time
-
-    def _is_plain(self, group: DecodeGroup) -> bool:
-        """Whether what is in flight, if anything, is one token of each member of the group: a leap may start with it."""
-        self._num_decodes, self._context = group.n, group.context
-        if self._depth == 1:
-            return True
-        if len(self._queue) != 1:
-            return False
-        running = self._queue[0]
-        self._context = running.decode_context
-        return running.num_decodes == group.n and not running.chunks
 
     def cut(self, now: float) -> float:
         """An arrival at ``now``: a leap under way ends with the step in flight. Returns the (new) end."""

@@ -83,13 +83,18 @@ class GroupedScheduler(Scheduler):
                 return self.leap(1)
         output = super().schedule()
         self._in_flight = output
+        join = self.decodes.join
         for request in output.sampling:
             # One whose output has keys is not like the others: others may hit what it fills, in the order it is filled.
-            if request.num_computed_tokens + 1 < request.total_tokens and not self.kv.unhashed_keys(request):
-                self.decodes.join(request)
-        if self.ungrouped or output.admitted:
-            everyone = [*self.ungrouped, *output.admitted]
-            self.ungrouped = [request for request in everyone if request.end_step < 0]
+            if request.num_computed_tokens + 1 < request.total_tokens and not (
+                request.keys and self.kv.unhashed_keys(request)
+            ):
+                join(request)
+        if self.ungrouped:
+            self.ungrouped = [request for request in self.ungrouped if request.end_step < 0]
+        for request in output.admitted:
+            if request.end_step < 0:
+                self.ungrouped.append(request)
         return output
 
     def abort(self, request: Request) -> None:

@@ -137,13 +137,16 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Decide one step and allocate its blocks. Its tokens count as computed from here on."""
         output = SchedulerOutput()
-        output.counted = self._counts_flight
+        if self._counts_flight:
+            output.counted = True
         self._open_step()
         self._run(output)
         if output.preempted:
             self.blocked = True
-        else:
+        elif self.waiting:
             self._admit(output)
+        else:
+            self.blocked = False
         self.free_blocks = self.kv.free
         return output
 
@@ -306,8 +309,6 @@ class Scheduler:
         """Admit waiting requests while seats, tokens and blocks last."""
         self.blocked = False
         waiting, slots = self.waiting, self._draft_slots
-        if not waiting:
-            return
         kv, size = self.kv, self.kv.block_size
         held_back: list[Request] = []
         admitted: list[Request] = []
