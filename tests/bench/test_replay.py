@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,9 @@ def test_replay_requests_per_cpu_second(benchmark, figure, shared: Path) -> None
         at_least=50_000,
     )
     figure("replay, loaded trace to metrics (best)", len(trace) / min(seconds), "requests/s")
+    overlapped = replace(on, config=replace(on.config, async_scheduling=True))
+    seconds_async = cpu_seconds(lambda: replay(trace, overlapped), 9)
+    figure("the same, asynchronous scheduling (median)", len(trace) / statistics.median(seconds_async), "requests/s")
     long = trace.repeated(10)
     tenfold = cpu_seconds(lambda: replay(long, on), 3)
     figure("ten times the requests take", statistics.median(tenfold) / statistics.median(seconds), "times", at_most=11)
