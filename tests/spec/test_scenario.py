@@ -250,3 +250,14 @@ def test_slo_of_flags_and_of_several_quantiles() -> None:
     for bad in ("0", "-5ms", "p90", "5 parsecs", "p0:5ms"):
         with pytest.raises(InputError, match="--ttft"):
             Slo.of(ttft=bad)
+
+
+def test_the_release_brings_its_defaults_and_lacks_its_options(load) -> None:  # type: ignore[no-untyped-def]
+    assert load(BASE, "engine.vllm_version=0.19").engine.gpu_memory_utilization == 0.9
+    assert load(BASE + 'engine: {vllm_version: "0.19"}\n').engine.vllm_version == "0.19"
+    assert load().engine.async_scheduling is True
+    with pytest.raises(InputError, match=r"vLLM 0\.19 has no watermark"):
+        load(BASE, "engine.vllm_version=0.19", "engine.watermark=0.1")
+    with pytest.raises(InputError, match="0.32"):
+        load(BASE, "engine.vllm_version=0.18")
+    assert batch_defaults(load_profile("b200_sxm"), "0.19") == (8192, 1024)

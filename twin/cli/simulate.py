@@ -71,7 +71,8 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
     assert isinstance(where, dict)
     head = (
         f"{payload['scenario']}: {payload['model']} on {where['replicas']} × {where['gpu']} TP"
-        f" {where['tensor_parallel_size']}, {payload['completed']} requests, {payload['load']}"
+        f" {where['tensor_parallel_size']}, vLLM {payload['vllm_version_modelled']}:"
+        f" {payload['completed']} requests, {payload['load']}"
     )
     latency = Table(title=head, title_justify="left")
     for name in ("ms", "mean", "p50", "p90", "p95", "p99", "max"):

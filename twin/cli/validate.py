@@ -25,6 +25,7 @@ def validate(
     The measured columns are read only after the predictions are written. Saturated points are reported apart.
     """
     from twin.base import ThresholdError
+    from twin.spec.versions import MODELLED_VLLM
     from twin.trust import validate as v
 
     limits = {"tpot": _share(max_tpot_mape, "--max-tpot-mape"), "ttft": _share(max_ttft_mape, "--max-ttft-mape")}
@@ -36,6 +37,7 @@ def validate(
     errors, missing = v.compare(rows, predictions), v.not_predicted(predictions)
     payload: dict[str, object] = {
         "rows": len(rows),
+        "vllm_version_modelled": MODELLED_VLLM,
         "predicted": sum(1 for prediction in predictions if not prediction["reason"]),
         "errors": errors,
         "not_predicted": missing,
@@ -67,7 +69,10 @@ def _table(payload: dict[str, object]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
-    table = Table(title=f"{payload['predicted']} of {payload['rows']} rows predicted", title_justify="left")
+    table = Table(
+        title=f"{payload['predicted']} of {payload['rows']} rows predicted, vLLM {payload['vllm_version_modelled']}",
+        title_justify="left",
+    )
     for name in ("GPU", "model", "load", "rows", "TPOT MAPE", "bias", "TTFT MAPE", "bias", "in 90 %"):
         table.add_column(name, justify="left" if name in ("GPU", "model", "load") else "right")
     for row in _dicts(payload["errors"]):

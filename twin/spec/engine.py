@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from twin.base import Frozen, InputError
 from twin.spec.hardware import HardwareProfile
@@ -36,6 +36,12 @@ class EngineSettings(Frozen):
     watermark: float = Field(0.0, ge=0, lt=1)
     scheduler_reserve_full_isl: bool = True
     vllm_version: VersionName = MODELLED_VLLM
+
+    @field_validator("vllm_version", mode="before")
+    @classmethod
+    def _unquoted(cls, value: object) -> object:
+        """YAML reads an unquoted 0.19 as a number."""
+        return str(value) if isinstance(value, float) else value
 
     def resolved(self, profile: HardwareProfile, max_position_embeddings: int) -> EngineSettings:
         """With vLLM's defaults for this GPU and a model of this context (tokens) in place of every ``None``.
