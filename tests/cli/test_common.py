@@ -6,8 +6,6 @@ import json
 import math
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
@@ -273,15 +271,8 @@ def test_a_reader_that_leaves_is_no_drama() -> None:
     assert stderr == b""
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def test_help_is_quick_and_imports_no_heavy_room() -> None:
-    """The promise is 0.5 s; the best of three, as the machine may be shared."""
-    assert min(_seconds(lambda: _twin("", "--help")) for _ in range(3)) < 0.5
+def test_help_imports_no_heavy_room() -> None:
+    """What keeps it under half a second, which the benchmark measures."""
     heavy = "numpy", "pandas", "pyarrow", "simpy", "pymoo", "scipy", "yaml"
     said = f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     code = f"import atexit; atexit.register(lambda: {said})"

@@ -258,6 +258,6 @@ def test_the_release_brings_its_defaults_and_lacks_its_options(load) -> None:  #
     assert load().engine.async_scheduling is True
     with pytest.raises(InputError, match=r"vLLM 0\.19 has no watermark"):
         load(BASE, "engine.vllm_version=0.19", "engine.watermark=0.1")
-    with pytest.raises(InputError, match="0.32"):
+    with pytest.raises(InputError, match=r"0\.32"):
         load(BASE, "engine.vllm_version=0.18")
     assert batch_defaults(load_profile("b200_sxm"), "0.19") == (8192, 1024)
