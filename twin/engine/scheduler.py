@@ -103,7 +103,8 @@ class Scheduler:
         self._draft_slots = slots if rules.draft_slots_per_step else 0
         self._step_budget = config.max_num_batched_tokens
         if slots and not rules.draft_slots_per_step:
-            self._step_budget -= slots * config.max_num_seqs
+            # vLLM takes a limit of 0 for no limit.
+            self._step_budget = self._step_budget - slots * config.max_num_seqs or self._step_budget
         self._most_tokens = min(config.max_model_len, self.kv.usable * config.block_size)
         self._budget = 0  # of the step being scheduled
         self._threshold = 0
