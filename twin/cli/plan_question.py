@@ -170,6 +170,8 @@ def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any,
     book = load_price_book(book_file)
     wanted = profile_names() if names is None else list(dict.fromkeys(part.strip() for part in names.split(",")))
     profiles = [load_profile(name) for name in wanted]
+    if names is None:
+        profiles = [profile for profile in profiles if profile.device == "gpu"]
     prices, unpriced = {}, []
     for profile in profiles:
         try:

@@ -157,8 +157,9 @@ def activation_bytes(model: ModelSpec, tp: int, max_num_batched_tokens: int, max
 def non_torch_bytes(profile: HardwareProfile, tp: int) -> int:
     """What the profile run allocates outside PyTorch; beyond the largest TP measured, as at that one."""
     facts = profile.facts
+    link, pcie = facts.intra_node_link_bytes_per_s, facts.pcie_bytes_per_s
     hopper_with_nvlink = (
-        facts.flops.fp8 is not None and facts.intra_node_link_bytes_per_s.value > facts.pcie_bytes_per_s.value
+        facts.flops.fp8 is not None and link is not None and pcie is not None and link.value > pcie.value
     )
     if tp > 1 and not hopper_with_nvlink:
         return int(UNFUSED_NON_TORCH_BYTES.value)

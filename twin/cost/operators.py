@@ -14,7 +14,7 @@ from twin.base import InputError
 from twin.cost.tables import Floats, interpolate, p_norm
 from twin.spec.hardware import Attention, Copy, HardwareProfile, Kernel, Precision
 
-BYTES: dict[Precision, int] = {"bf16": 2, "fp8": 1}
+BYTES: dict[Precision, int] = {"bf16": 2, "fp8": 1, "int8": 1}
 TILE_M = 256
 """Rows of a pair of 128-row tiles, as the fp8 kernels for m > 128 launch them (clusters of two)."""
 
@@ -34,9 +34,11 @@ def roofline_s(kernel: Kernel, flops: ArrayLike, bytes_moved: ArrayLike) -> Floa
 
 def kernel_s(kernel: Kernel, flops: ArrayLike, bytes_moved: ArrayLike, **coords: ArrayLike) -> Floats:
     """Roofline times the correction at ``coords``, which are named as the table's axes."""
-    table = kernel.table
+    table, seconds = kernel.table, roofline_s(kernel, flops, bytes_moved)
+    if table is None:
+        return seconds
     log_ratio = interpolate(table.log_axes, table.values, [coords[name] for name in table.axes])
-    return np.asarray(roofline_s(kernel, flops, bytes_moved) * np.exp(log_ratio), dtype=np.float64)
+    return np.asarray(seconds * np.exp(log_ratio), dtype=np.float64)
 
 
 def gemm_kernel(profile: HardwareProfile, dtype: Precision) -> Kernel:
@@ -72,7 +74,7 @@ def gemm_s(profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k
 
 
 def gemm_in_range(profile: HardwareProfile, dtype: Precision, m: ArrayLike, n: float, k: float) -> NDArray[np.bool_]:
-    return gemm_kernel(profile, dtype).table.covers(m=m, n=n, k=k, fill=1.0, area=_array(m) * n)
+    return gemm_kernel(profile, dtype).covers(m=m, n=n, k=k, fill=1.0, area=_array(m) * n)
 
 
 def _pick(fits: tuple[Attention, ...], profile: HardwareProfile, what: str, kv: Precision, head_dim: int) -> Kernel:
@@ -135,10 +137,10 @@ def decode_in_range(
     num_kv_heads: int,
     head_dim: int,
 ) -> NDArray[np.bool_]:
-    table = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim).table
+    kernel = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim)
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.decode_attention)
     lanes = _array(batch) * num_kv_heads
-    return measured & table.covers(lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
+    return measured & kernel.covers(lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
 
 
 def prefill_pairs(chunk: ArrayLike, context: ArrayLike) -> Floats:
@@ -232,11 +234,11 @@ def prefill_in_range(
     head_dim: int,
 ) -> NDArray[np.bool_]:
     """Inside the measured rows, spans and heads; a chunk after a context counts as the prompt of its span."""
-    table = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim).table
+    kernel = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim)
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.prefill_attention)
     rows, _ = prefill_coords(tokens, pairs, num_heads)
     span = 2.0 * _array(pairs) / _array(tokens)
-    return measured & (span <= rows) & table.covers(rows=rows, span=span, **_heads(num_heads, num_kv_heads))
+    return measured & (span <= rows) & kernel.covers(rows=rows, span=span, **_heads(num_heads, num_kv_heads))
 
 
 def copy_s(copy: Copy, bytes_moved: ArrayLike) -> Floats:

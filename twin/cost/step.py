@@ -110,7 +110,8 @@ class StepModel:
         """Seconds of everything per token in all layers, for 0 … max_tokens tokens."""
         model, profile, layout = self._model, self._profile, self._layout
         tp, dtype = layout.tensor_parallel_size, layout.weights
-        m = np.maximum(_graph_padding(max_tokens).astype(np.float64), 1.0)
+        tokens = np.arange(max_tokens + 1) if profile.device == "cpu" else _graph_padding(max_tokens)
+        m = np.maximum(tokens.astype(np.float64), 1.0)
         q, kv = self._heads * model.head_dim, self._kv_heads * model.head_dim
         inter, hidden = model.intermediate_size / tp, model.hidden_size
         gemms = [(q + 2 * kv, hidden), (hidden, q), (2 * inter, hidden), (hidden, inter)]

@@ -66,7 +66,7 @@ class PlanRequest:
         budget = self.budget
         return Limits(
             usd_per_gpu_hour={name: price.value for name, price in self.prices.items()},
-            gpu_watts={p.name: p.facts.board_power_w.value for p in self.profiles},
+            gpu_watts={p.name: power.value if (power := p.facts.board_power_w) else np.inf for p in self.profiles},
             usd_per_hour=budget.usd_per_hour if budget and budget.usd_per_hour else np.inf,
             num_gpus=budget.num_gpus if budget and budget.num_gpus else np.inf,
             watts=budget.watts if budget and budget.watts else np.inf,

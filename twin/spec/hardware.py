@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from twin.base import Estimate, Frozen, InputError, Provenance, data_dir, unknown_name
 
-Precision = Literal["bf16", "fp8"]
+Precision = Literal["bf16", "fp8", "int8"]
 
 
 class Flops(Frozen):
@@ -28,30 +28,38 @@ class Flops(Frozen):
 
     bf16: Estimate
     fp8: Estimate | None = None
+    int8: Estimate | None = None
 
 
 class Facts(Frozen):
     """What the device is.
 
-    ``memory_bytes`` is the total that the device reports where known, else the datasheet's.
+    ``memory_bytes`` is the total that the device reports where known, else the datasheet's. ``num_sms`` counts
+    streaming multiprocessors, or a CPU's cores; a CPU has no links and no power limit of its own.
     """
 
     memory_bytes: Estimate
     mem_bw_bytes_per_s: Estimate
     flops: Flops
     num_sms: Estimate
-    board_power_w: Estimate
-    intra_node_link_bytes_per_s: Estimate
-    pcie_bytes_per_s: Estimate
+    board_power_w: Estimate | None = None
+    intra_node_link_bytes_per_s: Estimate | None = None
+    pcie_bytes_per_s: Estimate | None = None
     num_gpus_per_node: PositiveInt
 
 
 class Errors(Frozen):
-    """Relative error of predictions on ``n`` held-out measurements."""
+    """Relative error of predictions on ``n`` held-out measurements.
+
+    ``interval90``: the 5 % and 95 % quantiles of measured / predicted, the bounds of a stated 90 % interval.
+    ``coverage90``: the share of measurements inside such an interval that was set without their shapes.
+    """
 
     mape: float
     bias: float
     n: PositiveInt
+    interval90: tuple[float, float] | None = None
+    coverage90: float | None = None
 
 
 class HeldOut(Frozen):
@@ -111,15 +119,24 @@ class Table(Frozen):
 
 
 class Kernel(Frozen):
-    """launch + p-norm(FLOPs / rate, bytes / bandwidth), times exp(table)."""
+    """launch + p-norm(FLOPs / rate, bytes / bandwidth), times exp(table).
+
+    Without own measurements there may be no table, and nothing counts as inside the measured range.
+    """
 
     flops_per_s: Estimate
     bytes_per_s: Estimate
     launch_s: Estimate
     p: Estimate
-    table: Table
+    table: Table | None = None
     held_out: HeldOut
     provenance: Provenance
+
+    def covers(self, **coords: Any) -> NDArray[np.bool_]:
+        """Where the kernel was measured on this device; ``coords`` are named as the table's axes and broadcast."""
+        if self.table is None or self.provenance.origin == "assumed":
+            return np.zeros(np.broadcast_shapes(*(np.shape(x) for x in coords.values())), dtype=np.bool_)
+        return self.table.covers(**coords)
 
 
 class Attention(Frozen):
@@ -209,6 +226,7 @@ class HardwareProfile(Frozen):
     schema_version: Literal[1] = 1
     name: str
     label: str
+    device: Literal["gpu", "cpu"] = "gpu"
     facts: Facts
     kernels: Kernels
     host: HostFit | None = None
