@@ -1,15 +1,16 @@
 """Fit what a running engine adds to its kernels, from recorded runs, with the simulation in the loop.
 
-Six coefficients per GPU (see :class:`twin.spec.hardware.HostFit`); the kernels stay as they were measured. They minimise
-the log error of mean TPOT and mean TTFT of the closed-loop runs that are away from saturation; the errors kept beside them
-are those on layouts (tensor-parallel sizes) left out of the fit. A GPU without runs takes the mean of the others, marked
-assumed, with the error that leaving a whole GPU out shows.
+Six coefficients per GPU and engine version (see :class:`twin.spec.hardware.HostFit`); the kernels stay as they were
+measured. They minimise the log error of mean TPOT and mean TTFT of the closed-loop runs that are away from saturation; the
+errors kept beside them are those on layouts (tensor-parallel sizes) left out of the fit. A GPU without runs takes the mean
+of the others, marked assumed, with the error that leaving a whole GPU out shows.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from math import log
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from twin.base import Estimate, InputError
+from calibrate.fit import round_to
+from twin.base import Estimate, InputError, Origin
 from twin.cost.step import HostCosts
 from twin.spec.hardware import HostFit, load_profile
 from twin.trust.closed_loop import BenchmarkRun, predict
@@ -25,6 +27,7 @@ from twin.trust.validate import Row, read_table, run_of
 
 Floats = NDArray[np.float64]
 
+FITTED = ("step_s", "sequence_s", "request_s", "input_token_s", "kernel_overlap_s", "compute_stretch")
 UNIT = np.array([1e-3, 1e-5, 1e-2, 1e-6, 1e-6, 1.0])
 """Scale of each coefficient: the fit works in these units."""
 LOWER = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
@@ -40,18 +43,28 @@ TTFT_WEIGHT = 0.5
 @dataclass(frozen=True)
 class MeasuredRun:
     run: BenchmarkRun
+    vllm_version: str
     ttft_s: float
     tpot_s: float
 
 
 @dataclass(frozen=True)
 class HostResult:
-    """A fitted host, its covariance, and log errors (rows × [TPOT, TTFT]) on layouts left out."""
+    """Coefficients in the order of ``FITTED``, their covariance, and log errors (rows × [TPOT, TTFT]) on layouts left out."""
 
-    host: HostCosts
-    stderr: Floats
+    values: Floats
+    covariance: Floats
     held_out: Floats
     n: int
+    vllm_version: str
+
+    @property
+    def host(self) -> HostCosts:
+        return host_of(self.values)
+
+
+def host_of(values: Floats) -> HostCosts:
+    return HostCosts(**dict(zip(FITTED, map(float, values), strict=True)))
 
 
 def read_runs(path: Path) -> dict[str, list[MeasuredRun]]:
@@ -71,7 +84,8 @@ def _measured(row: Row) -> MeasuredRun | None:
     try:
         run = run_of(row)
         predict(run, host=HostCosts())
-        return MeasuredRun(run, float(row["mean_ttft_ms"]) / 1e3, float(row["mean_tpot_ms"]) / 1e3)
+        ttft_s, tpot_s = float(row["mean_ttft_ms"]) / 1e3, float(row["mean_tpot_ms"]) / 1e3
+        return MeasuredRun(run, row.get("vllm_version", ""), ttft_s, tpot_s)
     except (InputError, KeyError, ValueError):
         return None
 
@@ -91,16 +105,18 @@ def below_saturation(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
     return [item for item in runs if not predict(item.run, host=nominal).saturated]
 
 
-def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[HostCosts, Floats]:
-    """Least squares over ``runs``; the host and its standard errors.
+def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[Floats, Floats]:
+    """Least squares over ``runs``: the coefficients in the order of ``FITTED``, and their covariance.
 
     Raises :class:`InputError` when there are fewer than two runs per coefficient.
     """
     if (missing := 2 * len(UNIT) - len(runs)) > 0:
-        raise InputError(f"{len(runs)} runs are too few for {len(UNIT)} host coefficients: {missing} more are needed")
+        where = f"{runs[0].run.system}, vLLM {runs[0].vllm_version or '(not stated)'}" if runs else None
+        what = f"{len(runs)} runs are too few for {len(UNIT)} host coefficients: {missing} more are needed"
+        raise InputError(what, where=where)
 
     def residuals(units: Floats) -> Floats:
-        errors = log_errors(runs, HostCosts(*(units * UNIT)))
+        errors = log_errors(runs, host_of(units * UNIT))
         belief = [NOISE * (units[i] - mean) / deviation for i, (mean, deviation) in PRIOR.items()]
         return np.concatenate([errors[:, 0], TTFT_WEIGHT * errors[:, 1], belief])
 
@@ -112,57 +128,59 @@ def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[
     freedom = max(found.fun.size - len(UNIT), 1)
     slopes = np.asarray(found.jac, dtype=np.float64)
     covariance = np.linalg.pinv(slopes.T @ slopes) * float(found.fun @ found.fun) / freedom
-    return HostCosts(*map(float, found.x * UNIT)), np.sqrt(np.diag(covariance)) * UNIT
+    return found.x * UNIT, covariance * np.outer(UNIT, UNIT)
 
 
 def fit_with_errors(runs: Sequence[MeasuredRun], tell: Callable[[str], None]) -> HostResult:
     """Fit on all unsaturated runs, then once more without each layout to see the error on what was not fitted."""
     calm = below_saturation(runs)
-    host, stderr = fit_host(calm)
-    start = np.array(astuple(host)) / UNIT
+    values, covariance = fit_host(calm)
+    start = values / UNIT
     held_out = []
     for tp in sorted({item.run.tp_size for item in calm}):
         rest = [item for item in calm if item.run.tp_size != tp]
         left = [item for item in calm if item.run.tp_size == tp]
-        held_out.append(log_errors(left, fit_host(rest, start)[0]))
+        held_out.append(log_errors(left, host_of(fit_host(rest, start)[0])))
         tell(f"  without TP {tp}: {_describe(held_out[-1])}")
-    return HostResult(host, stderr, np.concatenate(held_out), len(calm))
+    return HostResult(values, covariance, np.concatenate(held_out), len(calm), runs[0].vllm_version)
 
 
 def host_section(result: HostResult, source: str, date: str) -> HostFit:
     """The ``host`` section of a profile that has runs of its own."""
-    values = [
-        Estimate(value=float(v), stderr=float(e), n=result.n, origin="fitted", source=source, date=date)
-        for v, e in zip(astuple(result.host), result.stderr, strict=True)
-    ]
-    tpot, ttft = _spread(result.held_out)
-    return _section(values, tpot, ttft, source)
+    deviation = np.sqrt(np.diag(result.covariance))
+    safe = np.where(deviation > 0, deviation, 1.0)
+    correlation = np.round(result.covariance / np.outer(safe, safe), 3)
+    section = _section(result.values, deviation, _spread(result.held_out), result.n, "fitted", source, date)
+    rows = tuple(tuple(map(float, row)) for row in correlation)
+    return section.model_copy(
+        update={"vllm_version": result.vllm_version, "correlated": FITTED, "correlation": rows},
+    )
 
 
 def mean_host_section(results: dict[str, HostResult], runs: dict[str, list[MeasuredRun]], date: str) -> HostFit:
     """For GPUs without runs: the mean of the fitted hosts, with the error that leaving each GPU out shows."""
-    hosts = {gpu: np.array(astuple(result.host)) for gpu, result in results.items()}
     errors = []
-    for gpu in hosts:
-        others = [host for name, host in hosts.items() if name != gpu]
+    for gpu in results:
+        others = [result.values for name, result in results.items() if name != gpu]
         if others:
-            errors.append(log_errors(below_saturation(runs[gpu]), HostCosts(*np.mean(others, axis=0))))
-    stack = np.array(list(hosts.values()))
-    source = f"mean of {', '.join(sorted(hosts))}"
-    spread = stack.std(axis=0, ddof=1) if len(stack) > 1 else np.full(len(UNIT), np.nan)
-    values = [
-        Estimate(value=float(v), stderr=float(e), n=len(stack), origin="assumed", source=source, date=date)
-        for v, e in zip(stack.mean(axis=0), spread, strict=True)
-    ]
-    return _section(values, *_spread(np.concatenate(errors)), source)
+            errors.append(log_errors(below_saturation(runs[gpu]), host_of(np.mean(others, axis=0))))
+    if not errors:
+        raise InputError("the mean host of GPUs without runs needs runs of two GPUs: give them, or name one GPU")
+    stack = np.array([result.values for result in results.values()])
+    source = f"mean of {', '.join(sorted(results))}"
+    spread = _spread(np.concatenate(errors))
+    return _section(stack.mean(axis=0), stack.std(axis=0, ddof=1), spread, len(stack), "assumed", source, date)
 
 
-def _section(values: Sequence[Estimate], tpot: float, ttft: float, source: str) -> HostFit:
-    rounded = {
-        field.name: item.model_copy(update={"value": float(f"{item.value:.4g}"), "stderr": float(f"{item.stderr:.2g}")})
-        for field, item in zip(fields(HostCosts), values, strict=True)
+def _section(
+    values: Floats, stderr: Floats, errors: tuple[float, float], n: int, origin: Origin, source: str, date: str
+) -> HostFit:
+    figures = {
+        name: Estimate(value=round_to(value), stderr=round_to(error, 2), n=n, origin=origin, source=source, date=date)
+        for name, value, error in zip(FITTED, values.tolist(), stderr.tolist(), strict=True)
     }
-    return HostFit(**rounded, tpot_error=round(tpot, 4), ttft_error=round(ttft, 4), source=source)
+    tpot, ttft = errors
+    return HostFit(**figures, tpot_error=round(tpot, 4), ttft_error=round(ttft, 4), source=source)
 
 
 def _spread(errors: Floats) -> tuple[float, float]:
@@ -179,18 +197,31 @@ def _describe(errors: Floats) -> str:
 def fit_hosts(table: Path, tell: Callable[[str], None], date: str, gpus: Sequence[str]) -> dict[str, HostFit]:
     """Host sections for ``gpus``: fitted where ``table`` has runs, else the mean of the fitted, marked assumed.
 
+    Where a GPU has runs of several engine versions each is fitted, and the newest is the section.
     Raises :class:`InputError` when the table has no run that can be predicted.
     """
-    runs = {gpu: measured for gpu, measured in read_runs(table).items() if gpu in gpus}
-    results = {}
-    for gpu, measured in sorted(runs.items()):
-        tell(f"{gpu} ({load_profile(gpu).label}): {len(measured)} runs")
-        results[gpu] = fit_with_errors(measured, tell)
-        in_sample = log_errors(below_saturation(measured), results[gpu].host)
-        tell(f"  {results[gpu].host}; in sample {_describe(in_sample)}")
+    runs, results = {}, {}
+    for (gpu, version), measured in _by_version(read_runs(table)).items():
+        if gpu in gpus:
+            tell(f"{gpu} ({load_profile(gpu).label}), vLLM {version or '(not stated)'}: {len(measured)} runs")
+            runs[gpu], results[gpu] = measured, fit_with_errors(measured, tell)
+            in_sample = log_errors(below_saturation(measured), results[gpu].host)
+            tell(f"  {results[gpu].host}; in sample {_describe(in_sample)}")
     sections = {gpu: host_section(result, table.name, date) for gpu, result in results.items()}
     without = [gpu for gpu in gpus if gpu not in sections]
     if without:
-        assumed = mean_host_section(results, runs, date)
-        sections |= dict.fromkeys(without, assumed)
+        sections |= dict.fromkeys(without, mean_host_section(results, runs, date))
     return sections
+
+
+def _by_version(runs: dict[str, list[MeasuredRun]]) -> dict[tuple[str, str], list[MeasuredRun]]:
+    """By GPU and engine version, a GPU's versions from the oldest (one that is not stated) to the newest."""
+
+    def number(run: MeasuredRun) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", run.vllm_version)]
+
+    groups: dict[tuple[str, str], list[MeasuredRun]] = {}
+    for gpu, measured in sorted(runs.items()):
+        for run in sorted(measured, key=number):
+            groups.setdefault((gpu, run.vllm_version), []).append(run)
+    return groups

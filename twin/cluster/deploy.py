@@ -7,7 +7,7 @@ from pathlib import Path
 from twin.base import InputError
 from twin.cluster.simulation import Fleet, Simulated, simulate, simulate_closed_loop
 from twin.cost.memory import memory_budget
-from twin.cost.step import Layout, StepModel
+from twin.cost.step import HostCosts, Layout, StepModel
 from twin.engine.config import EngineConfig
 from twin.spec.scenario import Scenario
 from twin.traffic.readers import read_trace
@@ -43,6 +43,7 @@ def fleet_of(scenario: Scenario) -> Fleet:
     assert settings.max_model_len is not None
     assert settings.gpu_memory_utilization is not None
     assert settings.async_scheduling is not None
+    assert settings.block_size is not None
     blocks = settings.num_gpu_blocks
     if blocks is None:
         budget = memory_budget(
@@ -75,7 +76,8 @@ def fleet_of(scenario: Scenario) -> Fleet:
         scheduler_reserve_full_isl=settings.scheduler_reserve_full_isl,
     )
     layout = Layout(deployment.tensor_parallel_size, deployment.quantization, deployment.kv_cache_dtype)
-    cost = StepModel(scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens)
+    host = HostCosts.of(scenario.profile, async_scheduling=settings.async_scheduling)
+    cost = StepModel(scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens, host=host)
     return Fleet(config, cost, deployment.replicas, deployment.routing)
 
 

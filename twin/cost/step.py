@@ -30,7 +30,11 @@ CONTEXT_NODES = (1.0, 2.0, *(float(round(2 ** (e / 2))) for e in range(3, 42)))
 
 @dataclass(frozen=True)
 class HostCosts:
-    """What a running engine adds to its kernels, see :class:`twin.spec.hardware.HostFit`."""
+    """What a running engine adds to its kernels, see :class:`twin.spec.hardware.HostFit`.
+
+    A step's time is linear in each of them but ``compute_stretch`` (and ``kernel_overlap_s``, as far as it stays below half
+    a layer), which is what the fit to an engine's steps rests on.
+    """
 
     step_s: float = 0.0
     sequence_s: float = 0.0
@@ -38,14 +42,22 @@ class HostCosts:
     input_token_s: float = 0.0
     kernel_overlap_s: float = 0.0
     compute_stretch: float = 1.0
+    token_s: float = 0.0
+    gemm_stretch: float = 1.0
+    elementwise_stretch: float = 1.0
+    prefill_stretch: float = 1.0
+    decode_stretch: float = 1.0
 
     @classmethod
-    def of(cls, profile: HardwareProfile) -> HostCosts:
-        """The fitted host times of a profile; zero where none were fitted."""
+    def of(cls, profile: HardwareProfile, *, async_scheduling: bool = True) -> HostCosts:
+        """The fitted host times of a profile; without effect where none were fitted."""
         host = profile.host
         if host is None:
             return cls()
-        return cls(*(getattr(host, field.name).value for field in fields(cls)))
+        fitted = {f.name: found.value for f in fields(cls) if (found := getattr(host, f.name)) is not None}
+        if host.async_overlap_s is not None and not async_scheduling:
+            fitted["step_s"] += host.async_overlap_s.value
+        return cls(**fitted)
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,8 @@ class StepModel:
         self._heads = model.num_attention_heads // tp
         self._kv_heads = max(1, model.num_key_value_heads // tp)
         self._layers = model.num_hidden_layers
-        self.linear_s = array("d", self._linear(max_tokens) + self.host.step_s)
+        per_token = self.host.token_s * np.arange(max_tokens + 1)
+        self.linear_s = array("d", self._linear(max_tokens) + per_token + self.host.step_s)
         rows = np.arange(max_tokens + 1, dtype=np.float64)
         self.head_s = array("d", self._head(rows) + self.host.sequence_s * rows)
         self._log_tokens, self._log_span, self._log_prefill = self._prefill_table(max_tokens)
@@ -122,9 +135,10 @@ class StepModel:
         touched = [8 * hidden, 8 * hidden, 4 * (q + kv), 6 * inter]
         if model.qk_norm:
             touched.append(4 * (q + kv))
-        layer += sum((ops.elementwise_s(profile, m * size) for size in touched), np.zeros_like(m))
+        light = sum((ops.elementwise_s(profile, m * size) for size in touched), np.zeros_like(m))
         if dtype == "fp8":
-            layer += ops.fp8_quant_s(profile, m, q)
+            light += ops.fp8_quant_s(profile, m, q)
+        layer += light * self.host.elementwise_stretch
         reduces = 2 if tp > 1 else 0
         layer += reduces * all_reduce_s(profile, tp, 2.0 * m * hidden)
         kernels = len(gemms) + len(touched) + (dtype == "fp8") + reduces + 1  # and one of attention
@@ -137,15 +151,15 @@ class StepModel:
         flops, moved = ops.gemm_work(dtype, m, n, k)
         compute_s, memory_s = flops / kernel.flops_per_s.value, moved / kernel.bytes_per_s.value
         stretch = 1.0 + (self.host.compute_stretch - 1.0) * compute_s / (compute_s + memory_s)
-        return ops.gemm_s(self._profile, dtype, m, n, k) * stretch
+        return ops.gemm_s(self._profile, dtype, m, n, k) * stretch * self.host.gemm_stretch
 
     def _head(self, rows: Floats) -> Floats:
         """Seconds to turn 0 … rows sampled positions into tokens: head, gather of the logits, softmax in fp32."""
         model, profile, tp = self._model, self._profile, self._layout.tensor_parallel_size
         at = np.maximum(rows, 1.0)
         vocab = model.padded_vocab_size
-        seconds = ops.gemm_s(profile, "bf16", at, vocab / tp, model.hidden_size)
-        seconds = seconds + 2 * ops.elementwise_s(profile, at * vocab * 6)
+        seconds = ops.gemm_s(profile, "bf16", at, vocab / tp, model.hidden_size) * self.host.gemm_stretch
+        seconds = seconds + 2 * ops.elementwise_s(profile, at * vocab * 6) * self.host.elementwise_stretch
         if tp > 1:
             seconds = seconds + all_reduce_s(profile, tp, 2.0 * at * vocab) / 2  # a gather moves half of a reduce
         return np.asarray(np.where(rows > 0, seconds * self._scale, 0.0), dtype=np.float64)
@@ -158,7 +172,7 @@ class StepModel:
         seconds = ops.prefill_batch_s(
             self._profile, self._layout.kv, t, t * s / 2, (t + s) / 2, self._heads, self._kv_heads, self._model.head_dim
         )
-        table = np.log(seconds * self._layers * self._scale * self.host.compute_stretch)
+        table = np.log(seconds * self._layers * self._scale * self.host.compute_stretch * self.host.prefill_stretch)
         return np.log(tokens).tolist(), np.log(span).tolist(), table.tolist()
 
     def prefill_attention_s(self, chunks: Sequence[tuple[object, int, int]]) -> float:
@@ -183,7 +197,7 @@ class StepModel:
             self._profile, self._layout.kv, n, nodes, self._heads, self._kv_heads, self._model.head_dim
         )
         # A longer context never takes less time; measurement noise in the table may say otherwise.
-        seconds = np.maximum.accumulate(seconds) * self._layers * self._scale
+        seconds = np.maximum.accumulate(seconds) * self._layers * self._scale * self.host.decode_stretch
         sums = nodes * n
         slope = np.diff(seconds) / np.diff(sums)
         entry = (sums[:-1].tolist(), seconds[:-1].tolist(), slope.tolist(), [*sums[1:-1].tolist(), _FAR])

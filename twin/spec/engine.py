@@ -16,13 +16,13 @@ GIB = 2**30
 class EngineSettings(Frozen):
     """``vllm serve``'s flags. ``None`` is vLLM's own default, which :meth:`resolved` fills in.
 
-    ``max_model_len`` None: the model's. ``num_gpu_blocks`` None: as many as vLLM would allocate. ``async_scheduling``
-    None: on, as on every GPU. ``vllm_version`` is the release whose rules and defaults hold (:mod:`twin.spec.versions`).
+    ``max_model_len`` None: the model's. ``num_gpu_blocks`` None: as many as vLLM would allocate. ``block_size`` and
+    ``async_scheduling`` None: 16 and on, on a CPU 128 and off. ``vllm_version`` is the release whose rules and defaults hold (:mod:`twin.spec.versions`).
     """
 
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
-    block_size: Literal[1, 8, 16, 32, 64, 128, 256] = 16
+    block_size: Literal[1, 8, 16, 32, 64, 128, 256] | None = None
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
@@ -61,10 +61,13 @@ class EngineSettings(Frozen):
         update: dict[str, object] = {"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "max_model_len": length}
         defaults: dict[str, object] = {
             "gpu_memory_utilization": VERSIONS[self.vllm_version].gpu_memory_utilization,
-            "async_scheduling": True,
+            "async_scheduling": profile.device == "gpu",
+            "block_size": 16 if profile.device == "gpu" else 128,  # vllm/platforms/cpu.py
         }
         update |= {name: value for name, value in defaults.items() if getattr(self, name) is None}
         full = self.model_copy(update=update)
+        if full.async_scheduling and profile.device == "cpu":
+            raise InputError("vLLM has no asynchronous scheduling on a CPU", where="engine.async_scheduling")
         for field, wrong, what in _rules(full, tokens, seqs, length, max_position_embeddings):
             if wrong:
                 raise InputError(what, where=f"engine.{field}")
@@ -72,10 +75,12 @@ class EngineSettings(Frozen):
 
 
 def batch_defaults(profile: HardwareProfile, vllm_version: VersionName = MODELLED_VLLM) -> tuple[int, int]:
-    """``(max_num_batched_tokens, max_num_seqs)`` of ``vllm serve`` on this GPU.
+    """``(max_num_batched_tokens, max_num_seqs)`` of ``vllm serve`` on this device.
 
-    Source: vllm/engine/arg_utils.py, ``get_batch_defaults``: by the device's memory, and A100 apart.
+    Source: vllm/engine/arg_utils.py, ``get_batch_defaults``: by the device's memory, A100 and CPUs apart.
     """
+    if profile.device == "cpu":
+        return 2048, 128
     memory = profile.facts.memory_bytes.value
     if memory >= 160 * GIB and VERSIONS[vllm_version].large_memory_tier:
         return 16384, 1024

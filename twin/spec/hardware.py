@@ -198,15 +198,19 @@ class Kernels(Frozen):
 
 
 class HostFit(Frozen):
-    """What a running engine adds to its kernels, fitted from whole runs.
+    """What a running engine adds to its kernels, fitted from whole runs or from an engine's steps.
 
-    The host: seconds per step, per sequence in it, per request before its first token, per input token. The
-    device: ``kernel_overlap_s``, what a launch inside a CUDA graph hides under the kernel before it,
-    against kernels timed alone; ``compute_stretch``, how much longer compute-bound kernels take under the
-    sustained power limit.
+    The host: seconds per step, per sequence in it, per token in it, per request before its first token, per input token.
+    ``async_overlap_s``: what asynchronous scheduling hides of a step's host time; ``step_s`` is what is left where it is on.
+    The device: ``kernel_overlap_s``, what a launch inside a CUDA graph hides under the kernel before it, against kernels
+    timed alone (negative where the host launches every kernel, as without graphs); ``compute_stretch``, how much longer
+    compute-bound kernels take under the sustained power limit; the other ``…_stretch``, how much longer the engine's own
+    kernels of a family take than those that were timed.
 
-    ``tpot_error`` and ``ttft_error`` are the root mean square log errors of whole runs on layouts, or where
-    ``origin`` is assumed on GPUs, that the fit had not seen.
+    ``tpot_error`` and ``ttft_error`` are the root mean square log errors of whole runs on layouts, or where ``origin`` is
+    assumed on GPUs, that the fit had not seen. ``steps`` holds the errors of single steps in runs that the fit had not
+    seen, by how the engine was driven (``in_process``, ``server``). ``correlation`` (row by row, in the order of
+    ``correlated``) ties the standard errors together.
     """
 
     step_s: Estimate
@@ -215,9 +219,26 @@ class HostFit(Frozen):
     input_token_s: Estimate
     kernel_overlap_s: Estimate
     compute_stretch: Estimate
-    tpot_error: float
-    ttft_error: float
+    token_s: Estimate | None = None
+    async_overlap_s: Estimate | None = None
+    gemm_stretch: Estimate | None = None
+    elementwise_stretch: Estimate | None = None
+    prefill_stretch: Estimate | None = None
+    decode_stretch: Estimate | None = None
+    vllm_version: str = ""
+    tpot_error: float | None = None
+    ttft_error: float | None = None
+    steps: dict[Literal["in_process", "server"], Errors] | None = None
+    correlated: tuple[str, ...] | None = None
+    correlation: tuple[tuple[float, ...], ...] | None = None
     source: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> HostFit:
+        names, rows = self.correlated or (), self.correlation or ()
+        if len(rows) != len(names) or any(len(row) != len(names) for row in rows):
+            raise ValueError("correlation must have a row and a column for each name in correlated")
+        return self
 
 
 class HardwareProfile(Frozen):

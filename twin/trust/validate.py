@@ -104,8 +104,8 @@ def run_of(row: Mapping[str, str]) -> BenchmarkRun:
 def _columns(run: BenchmarkRun, central: Prediction) -> Row:
     """Central values with 90 % bounds: step time moved by its error and simulated again, TTFT's own error added."""
     host = load_profile(run.system).host
-    step = Z90 * host.tpot_error if host else 0.0
-    first = Z90 * host.ttft_error if host else 0.0
+    step = Z90 * (host.tpot_error or 0.0) if host else 0.0
+    first = Z90 * (host.ttft_error or 0.0) if host else 0.0
     fast, slow = predict(run, scale=exp(-step)), predict(run, scale=exp(step))
     row = {
         "predicted_request_throughput": f"{central.request_throughput:.6g}",

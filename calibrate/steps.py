@@ -1,0 +1,230 @@
+"""Fit what a running engine adds to its kernels, from its single steps; the kernels stay as they were timed.
+
+A step's time is linear in every coefficient of :class:`twin.cost.step.HostCosts`, so each column of the fit is the step's
+price with that coefficient alone. Which coefficients are used is decided by the error on runs left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from calibrate.fit import errors, unit_stderr
+from twin.base import InputError
+from twin.cost.step import HostCosts, Layout, StepModel
+from twin.spec.hardware import Errors, HardwareProfile
+from twin.spec.model import ModelSpec
+
+Floats = NDArray[np.float64]
+
+ABSENT = dict.fromkeys(("gemm_stretch", "elementwise_stretch", "prefill_stretch", "decode_stretch"), 0.0)
+STRETCHES = tuple(ABSENT)
+HOST = ("step_s", "sequence_s")
+STRUCTURES: tuple[tuple[str, ...], ...] = (
+    HOST,
+    (*HOST, "token_s"),
+    (*HOST, "kernel_overlap_s"),
+    (*HOST, "kernel_overlap_s", "gemm_stretch"),
+    (*HOST, "kernel_overlap_s", "prefill_stretch", "decode_stretch"),
+    (*HOST, "kernel_overlap_s", "gemm_stretch", "prefill_stretch", "decode_stretch"),
+    (*HOST, "token_s", "gemm_stretch", "prefill_stretch", "decode_stretch"),
+    (*HOST, "token_s", "kernel_overlap_s", "gemm_stretch", "prefill_stretch", "decode_stretch"),
+    (*HOST, "kernel_overlap_s", "gemm_stretch", "elementwise_stretch", "prefill_stretch", "decode_stretch"),
+)
+"""Candidate sets of coefficients, from few to many. Without ``kernel_overlap_s`` the host's cost of a launch is in the
+constant; a family without its stretch takes as long in the engine as when it was timed alone."""
+WORTH = 0.96  # a larger set must lower the held-out error by 4 %
+NOISE = 0.08
+"""Relative scatter of a step's time on a shared machine, beyond which the loss turns linear."""
+STEPS_PER_COEFFICIENT = 10
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Timed steps of one model on one engine: ``table`` has the columns of :func:`calibrate.vllm_logs.read_steps`."""
+
+    model: ModelSpec
+    table: pd.DataFrame
+
+    @property
+    def seconds(self) -> Floats:
+        return self.table["seconds"].to_numpy(dtype=np.float64)
+
+    def of(self, *kinds: str) -> Steps:
+        """Only the runs of these kinds."""
+        return replace(self, table=self.table[self.table["kind"].isin(kinds)])
+
+
+@dataclass(frozen=True)
+class StepFit:
+    """Coefficients by name with their standard errors and correlation, and the errors on runs left out."""
+
+    names: tuple[str, ...]
+    values: Floats
+    stderr: Floats
+    correlation: Floats
+    held_out: Errors
+    n: int
+
+    @property
+    def host(self) -> HostCosts:
+        return HostCosts(**dict(zip(self.names, map(float, self.values), strict=True)))
+
+
+def price(profile: HardwareProfile, steps: Steps, host: HostCosts) -> Floats:
+    """Predicted seconds of every step."""
+    table = steps.table
+    sizes = table["prefill_tokens"] + table["decodes"]
+    cost = StepModel(steps.model, profile, Layout(), max_tokens=int(sizes.max()), host=host)
+    rows = zip(table["prefills"], table["decodes"].tolist(), table["context"].tolist(), strict=True)
+    return np.array(
+        [cost.step_s([(None, chunk, past) for chunk, past in chunks], n, context) for chunks, n, context in rows]
+    )
+
+
+def columns(profile: HardwareProfile, steps: Sequence[Steps], names: Sequence[str]) -> tuple[Floats, Floats]:
+    """(N, coefficients) and (N,): seconds per unit of each coefficient, and what is left when all of them are zero."""
+    fixed = ABSENT | {name: 1.0 for name in STRETCHES if name not in names}
+    rest = np.concatenate([price(profile, part, HostCosts(**fixed)) for part in steps])
+    own = [
+        np.concatenate([price(profile, part, HostCosts(**ABSENT | {name: _unit(name)})) for part in steps])
+        for name in names
+    ]
+    return np.stack(own, axis=1) / np.array([_unit(name) for name in names]), rest
+
+
+def _unit(name: str) -> float:
+    """A launch is priced as a cost, so that the limit on what an overlap can hide does not bind."""
+    return {"kernel_overlap_s": -1e-6}.get(name, 1.0)
+
+
+def _solve(x: Floats, rest: Floats, seconds: Floats, names: Sequence[str]) -> tuple[Floats, Floats]:
+    """Robust relative least squares with every cost at least zero; the solution and the Jacobian there."""
+    relative, target = x / seconds[:, None], 1.0 - rest / seconds
+    scale = np.maximum(np.abs(relative).mean(axis=0), 1e-30)
+    free = np.array([name == "kernel_overlap_s" for name in names])
+    start = np.array([1.0 if name in STRETCHES else 0.0 for name in names])
+    found = least_squares(
+        lambda u: (relative / scale) @ u - target, start * scale, jac=lambda _: relative / scale,
+        bounds=(np.where(free, -np.inf, -1e-12), np.inf), loss="soft_l1", f_scale=NOISE,
+    )  # fmt: skip
+    return np.asarray(found.x / scale), relative
+
+
+def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
+    """The structure with the least error on runs left out, fitted to all ``steps``.
+
+    Raises :class:`InputError` when there are too few steps (says how many more).
+    """
+    seconds = np.concatenate([part.seconds for part in steps])
+    runs = np.concatenate([part.table["run"].to_numpy() for part in steps])
+    need = STEPS_PER_COEFFICIENT * len(STRUCTURES[0])
+    if len(seconds) < need:
+        raise InputError(f"{len(seconds)} steps are too few: {need - len(seconds)} more are needed")
+    folds = pd.Series(runs).factorize(sort=True)[0] % FOLDS
+    best: tuple[float, tuple[str, ...], Floats] | None = None
+    for names in STRUCTURES:
+        if len(seconds) < STEPS_PER_COEFFICIENT * len(names):
+            continue
+        x, rest = columns(profile, steps, names)
+        predicted = np.empty_like(seconds)
+        for fold in np.unique(folds):
+            out = folds == fold
+            values, _ = _solve(x[~out], rest[~out], seconds[~out], names)
+            predicted[out] = x[out] @ values + rest[out]
+        mape = float(np.abs(predicted / seconds - 1).mean())
+        if best is None or mape < WORTH * best[0]:
+            best = mape, names, predicted
+    assert best is not None
+    return _finish(profile, steps, best[1], best[2], seconds)
+
+
+def _finish(
+    profile: HardwareProfile, steps: Sequence[Steps], names: tuple[str, ...], held_out: Floats, seconds: Floats
+) -> StepFit:
+    x, rest = columns(profile, steps, names)
+    values, relative = _solve(x, rest, seconds, names)
+    residual = relative @ values + rest / seconds - 1
+    spread = float(np.sqrt((residual**2).sum() / max(len(seconds) - len(names), 1)))
+    stderr = spread * unit_stderr(relative)
+    covariance = np.linalg.pinv(relative.T @ relative)
+    deviation = np.sqrt(np.diag(covariance))
+    return StepFit(
+        names=names,
+        values=values,
+        stderr=stderr,
+        correlation=covariance / np.outer(deviation, deviation),
+        held_out=errors(held_out, seconds),
+        n=len(seconds),
+    )
+
+
+def drift(sentinels: pd.DataFrame, at_s: Floats) -> Floats:
+    """How slow the machine was at times ``at_s`` against its median: lines between the medians of sentinel runs.
+
+    ``sentinels``: steps of runs that are all the same (columns ``run``, ``step``, ``start_s``, ``seconds``). A run's slowness
+    is the median over its steps of their time against the same step's median over all sentinel runs.
+    """
+    if sentinels.empty:
+        return np.ones_like(at_s)
+    usual = sentinels.groupby("step")["seconds"].transform("median")
+    slow = sentinels.assign(slow=sentinels["seconds"] / usual).groupby("run")
+    points = pd.DataFrame({"at": slow["start_s"].median(), "slow": slow["slow"].median()}).sort_values("at")
+    return np.exp(np.interp(at_s, points["at"], np.log(points["slow"])))
+
+
+def noise_floor(repeats: pd.DataFrame) -> float:
+    """Mean absolute relative difference of identical steps from their median: what no model can go below."""
+    if repeats.empty:
+        return float("nan")
+    groups = repeats.groupby(["name", "step"])["seconds"]
+    many = groups.transform("size") > 1
+    return float((repeats["seconds"] / groups.transform("median") - 1).abs()[many].mean())
+
+
+def by_load(table: pd.DataFrame, predicted: Floats) -> list[dict[str, Any]]:
+    """Error of ``predicted`` (one per row of ``table``) at each load level: steps, MAPE, bias of the total time."""
+    rows = []
+    for load, part in table.assign(predicted=predicted).groupby("load", sort=True):
+        ratio = part["predicted"] / part["seconds"]
+        rows.append(
+            {
+                "load": float(load),  # type: ignore[arg-type]
+                "steps": len(part),
+                "mape": float((ratio - 1).abs().mean()),
+                "bias": float(ratio.mean() - 1),
+                "total_bias": float(part["predicted"].sum() / part["seconds"].sum() - 1),
+            }
+        )
+    return rows
+
+
+def fit_requests(requests: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Seconds per request and per input token that the API adds before the first token, and their standard errors.
+
+    ``requests``: ``outside_s`` (time to the first token that was neither spent waiting in the engine nor in its steps) and
+    ``input_tokens``. Raises :class:`InputError` for fewer than ten requests.
+    """
+    if len(requests) < STEPS_PER_COEFFICIENT:
+        raise InputError(f"{len(requests)} requests are too few: {STEPS_PER_COEFFICIENT - len(requests)} more are needed")
+    outside = requests["outside_s"].to_numpy(dtype=np.float64)
+    tokens = requests["input_tokens"].to_numpy(dtype=np.float64)
+    x = np.stack([np.ones_like(tokens), tokens], axis=1)
+    usual = float(np.median(outside))
+    found = least_squares(
+        lambda u: (x @ (u * [usual, usual / max(tokens.mean(), 1.0)]) - outside) / usual,
+        [1.0, 0.1], bounds=(0, np.inf), loss="soft_l1", f_scale=0.3,
+    )  # fmt: skip
+    scale = np.array([usual, usual / max(tokens.mean(), 1.0)])
+    spread = float(np.sqrt((found.fun**2).mean()))
+    return np.asarray(found.x * scale), spread * unit_stderr(found.jac) * scale
+
+
