@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from twin.spec.model import ModelSpec
 
 Floats = NDArray[np.float64]
 
-ABSENT = dict.fromkeys(("gemm_stretch", "elementwise_stretch", "prefill_stretch", "decode_stretch"), 0.0)
+ABSENT = dict.fromkeys(("gemm_stretch", "elementwise_stretch", "prefill_stretch", "decode_stretch"), 1e-12)
+"""Kernels as good as left out (their logarithms are tabulated, so not zero)."""
 STRETCHES = tuple(ABSENT)
 HOST = ("step_s", "sequence_s")
 STRUCTURES: tuple[tuple[str, ...], ...] = (
@@ -45,6 +45,7 @@ NOISE = 0.08
 """Relative scatter of a step's time on a shared machine, beyond which the loss turns linear."""
 STEPS_PER_COEFFICIENT = 10
 FOLDS = 5
+TELL_APART = 1e5  # condition number beyond which coefficients are not fitted together
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,18 @@ def _solve(x: Floats, rest: Floats, seconds: Floats, names: Sequence[str]) -> tu
     relative, target = x / seconds[:, None], 1.0 - rest / seconds
     scale = np.maximum(np.abs(relative).mean(axis=0), 1e-30)
     free = np.array([name == "kernel_overlap_s" for name in names])
-    start = np.array([1.0 if name in STRETCHES else 0.0 for name in names])
-    found = least_squares(
-        lambda u: (relative / scale) @ u - target, start * scale, jac=lambda _: relative / scale,
-        bounds=(np.where(free, -np.inf, -1e-12), np.inf), loss="soft_l1", f_scale=NOISE,
-    )  # fmt: skip
+    matrix = np.asarray(relative / scale, dtype=np.float64)
+
+    def residuals(units: Floats) -> Floats:
+        return np.asarray(matrix @ units - target, dtype=np.float64)
+
+    def slopes(_: Floats) -> Floats:
+        return matrix
+
+    plain = np.linalg.lstsq(matrix, target, rcond=None)[0]
+    start = np.where(free, plain, np.maximum(plain, 0.01))  # inside the bounds
+    low = np.where(free, -np.inf, 0.0)
+    found = least_squares(residuals, start, jac=slopes, bounds=(low, np.inf), loss="soft_l1", f_scale=NOISE)
     return np.asarray(found.x / scale), relative
 
 
@@ -135,6 +143,8 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
         if len(seconds) < STEPS_PER_COEFFICIENT * len(names):
             continue
         x, rest = columns(profile, steps, names)
+        if _alike(x / seconds[:, None]):
+            continue
         predicted = np.empty_like(seconds)
         for fold in np.unique(folds):
             out = folds == fold
@@ -145,6 +155,12 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
             best = mape, names, predicted
     assert best is not None
     return _finish(profile, steps, best[1], best[2], seconds)
+
+
+def _alike(relative: Floats) -> bool:
+    """Whether two coefficients act alike on these steps, as a launch's and a step's cost do on models of equal depth."""
+    scaled = relative / np.maximum(np.abs(relative).mean(axis=0), 1e-30)
+    return float(np.linalg.cond(scaled)) > TELL_APART
 
 
 def _finish(
@@ -178,7 +194,7 @@ def drift(sentinels: pd.DataFrame, at_s: Floats) -> Floats:
     usual = sentinels.groupby("step")["seconds"].transform("median")
     slow = sentinels.assign(slow=sentinels["seconds"] / usual).groupby("run")
     points = pd.DataFrame({"at": slow["start_s"].median(), "slow": slow["slow"].median()}).sort_values("at")
-    return np.exp(np.interp(at_s, points["at"], np.log(points["slow"])))
+    return np.asarray(np.exp(np.interp(at_s, points["at"], np.log(points["slow"]))), dtype=np.float64)
 
 
 def noise_floor(repeats: pd.DataFrame) -> float:
@@ -214,17 +230,18 @@ def fit_requests(requests: pd.DataFrame) -> tuple[Floats, Floats]:
     ``input_tokens``. Raises :class:`InputError` for fewer than ten requests.
     """
     if len(requests) < STEPS_PER_COEFFICIENT:
-        raise InputError(f"{len(requests)} requests are too few: {STEPS_PER_COEFFICIENT - len(requests)} more are needed")
+        raise InputError(
+            f"{len(requests)} requests are too few: {STEPS_PER_COEFFICIENT - len(requests)} more are needed"
+        )
     outside = requests["outside_s"].to_numpy(dtype=np.float64)
     tokens = requests["input_tokens"].to_numpy(dtype=np.float64)
     x = np.stack([np.ones_like(tokens), tokens], axis=1)
     usual = float(np.median(outside))
-    found = least_squares(
-        lambda u: (x @ (u * [usual, usual / max(tokens.mean(), 1.0)]) - outside) / usual,
-        [1.0, 0.1], bounds=(0, np.inf), loss="soft_l1", f_scale=0.3,
-    )  # fmt: skip
-    scale = np.array([usual, usual / max(tokens.mean(), 1.0)])
+    scale = np.array([usual, usual / max(float(tokens.mean()), 1.0)])
+
+    def residuals(units: Floats) -> Floats:
+        return np.asarray((x @ (units * scale) - outside) / usual, dtype=np.float64)
+
+    found = least_squares(residuals, [1.0, 0.1], bounds=(0, np.inf), loss="soft_l1", f_scale=0.3)
     spread = float(np.sqrt((found.fun**2).mean()))
     return np.asarray(found.x * scale), spread * unit_stderr(found.jac) * scale
-
-

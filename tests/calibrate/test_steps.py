@@ -1,0 +1,121 @@
+"""Fits of single engine steps: known coefficients come back, drift and noise are told from error."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calibrate.steps import Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price
+from twin.base import InputError
+from twin.cost.step import HostCosts
+from twin.spec.hardware import HardwareProfile, load_profile
+from twin.spec.model import load_model
+
+TRUTH = HostCosts(
+    step_s=2e-3, sequence_s=2e-5, kernel_overlap_s=-3e-6, gemm_stretch=1.2, prefill_stretch=0.8, decode_stretch=1.6
+)
+
+
+@pytest.fixture(scope="module")
+def profile() -> HardwareProfile:
+    return load_profile("l40s")
+
+
+def steps(model: str, seed: int, runs: int = 6, each: int = 60) -> Steps:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for run in range(runs):
+        for step in range(each):
+            prefills = [[int(rng.integers(1, 700)), int(rng.integers(0, 500))] for _ in range(rng.integers(0, 3))]
+            decodes = int(rng.integers(0 if prefills else 1, 100))
+            rows.append(
+                {
+                    "run": f"{model} {run}",
+                    "kind": "fit",
+                    "load": [0.2, 0.6][run % 2],
+                    "step": step,
+                    "prefills": prefills,
+                    "prefill_tokens": sum(chunk for chunk, _ in prefills),
+                    "decodes": decodes,
+                    "context": decodes * int(rng.integers(16, 3000)),
+                    "start_s": run * 10 + 0.1 * step,
+                    "seconds": 1.0,
+                }
+            )
+    return Steps(load_model(model), pd.DataFrame(rows))
+
+
+def timed(profile: HardwareProfile, part: Steps, host: HostCosts, noise: float, seed: int = 0) -> Steps:
+    seconds = price(profile, part, host) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(part.table)))
+    return Steps(part.model, part.table.assign(seconds=seconds))
+
+
+def test_what_made_the_steps_comes_back(profile: HardwareProfile) -> None:
+    seen = [timed(profile, steps(name, 1), TRUTH, 0.02) for name in ("Qwen/Qwen3-8B", "Qwen/Qwen2.5-7B")]
+    found = fit_steps(profile, seen)
+    assert found.names == (
+        "step_s",
+        "sequence_s",
+        "kernel_overlap_s",
+        "gemm_stretch",
+        "prefill_stretch",
+        "decode_stretch",
+    )
+    for name, value, error in zip(found.names, found.values, found.stderr, strict=True):
+        assert abs(value - getattr(TRUTH, name)) < 4 * error, name
+    unseen = timed(profile, steps("meta-llama/Llama-3.1-8B", 2), TRUTH, 0.0)
+    assert price(profile, unseen, found.host) == pytest.approx(unseen.seconds, rel=0.03)
+    assert found.held_out.mape == pytest.approx(0.016, abs=0.004)  # the mean of |noise| of 2 %
+
+
+def test_coefficients_that_do_not_pay_are_left_out(profile: HardwareProfile) -> None:
+    plain = HostCosts(step_s=3e-3, sequence_s=3e-5)
+    found = fit_steps(profile, [timed(profile, steps("Qwen/Qwen3-8B", 3), plain, 0.03)])
+    assert found.names == ("step_s", "sequence_s")
+
+
+def test_strays_do_not_bend_the_fit(profile: HardwareProfile) -> None:
+    seen = timed(profile, steps("Qwen/Qwen3-8B", 4), HostCosts(step_s=3e-3, sequence_s=3e-5), 0.01)
+    stray = seen.table["seconds"].where(np.arange(len(seen.table)) % 25 > 0, seen.table["seconds"] * 8)
+    found = fit_steps(profile, [Steps(seen.model, seen.table.assign(seconds=stray))])
+    assert found.host.step_s == pytest.approx(3e-3, rel=0.05)
+
+
+def test_too_few_steps_are_refused_with_how_many_more(profile: HardwareProfile) -> None:
+    few = timed(profile, steps("Qwen/Qwen3-8B", 5, runs=1, each=12), TRUTH, 0.0)
+    with pytest.raises(InputError, match="12 steps are too few: 8 more are needed"):
+        fit_steps(profile, [few])
+
+
+def test_drift_is_what_identical_runs_say() -> None:
+    rng = np.random.default_rng(0)
+    base = np.array([0.01, 0.02, 0.03])
+    rows = [
+        {"run": f"sentinel {k}", "name": "sentinel", "step": i, "start_s": 100.0 * k, "seconds": base[i] * slow}
+        for k, slow in enumerate((1.0, 1.1, 1.0, 0.9, 1.0))
+        for i in range(3)
+    ]
+    table = pd.DataFrame(rows).sample(frac=1, random_state=rng.integers(99))
+    assert drift(table, np.array([100.0, 300.0, 400.0])) == pytest.approx([1.1, 0.9, 1.0])
+    assert drift(table, np.array([-50.0])) == pytest.approx([1.0])
+    assert noise_floor(table) == pytest.approx(0.04)
+    assert drift(table.iloc[:0], np.array([1.0])).tolist() == [1.0]
+
+
+def test_errors_by_load() -> None:
+    table = pd.DataFrame({"load": [0.2, 0.2, 0.8], "seconds": [1.0, 2.0, 4.0]})
+    low, high = by_load(table, np.array([1.1, 1.8, 4.0]))
+    assert (low["steps"], low["load"], high["mape"]) == (2, 0.2, 0.0)
+    assert low["mape"] == pytest.approx(0.1)
+    assert low["bias"] == pytest.approx(0.0)
+    assert low["total_bias"] == pytest.approx(-0.1 / 3)
+
+
+def test_time_before_the_first_token_outside_the_engine() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(10, 2000, 200)
+    outside = (8e-3 + 3e-6 * tokens) * np.exp(0.1 * rng.standard_normal(200))
+    values, stderr = fit_requests(pd.DataFrame({"outside_s": outside, "input_tokens": tokens}))
+    assert values == pytest.approx([8e-3, 3e-6], rel=0.1)
+    assert np.all(stderr < 0.2 * values)
+    with pytest.raises(InputError, match="7 more are needed"):
+        fit_requests(pd.DataFrame({"outside_s": outside[:3], "input_tokens": tokens[:3]}))
