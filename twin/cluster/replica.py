@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from simpy import Environment
 from simpy.events import Event, Timeout
@@ -14,17 +15,25 @@ from twin.engine.request import Request
 class Replica:
     """Runs an engine on the clock of ``env``.
 
-    ``on_finish`` hears of every finished request; what it submits in turn must come through an event of its own.
+    ``on_finish`` hears of every finished request; what it submits in turn must come through an event of its own. A replica
+    that is ``alone`` knows that the next event is an arrival here, where a leap would end.
     """
 
     def __init__(
-        self, env: Environment, engine: EngineCore, index: int, on_finish: Callable[[Request], None] | None = None
+        self,
+        env: Environment,
+        engine: EngineCore,
+        index: int,
+        on_finish: Callable[[Request], None] | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.env = env
         self.index = index
         self.engine = engine
         self.load = 0
         self._on_finish = on_finish
+        self._alone = alone
         self._busy = False
         self._pending: Event | None = None
         self._end = 0.0
@@ -69,13 +78,15 @@ class Replica:
     def _begin(self, now: float) -> None:
         """Begin the next step or leap. As long as nothing else happens before it ends, settle it and go on: the queue
         would only hand the event straight back."""
-        engine, env = self.engine, self.env
-        end = engine.begin(now)
+        engine = self.engine
+        next_event = self.env.peek()
+        horizon = next_event if self._alone else inf
+        end = engine.begin(now, horizon)
         if self._on_finish is None:
-            while end is not None and end < env.peek():
+            while end is not None and end < next_event:
                 self._end = end
                 self._finish()
-                end = engine.begin(end)
+                end = engine.begin(end, horizon)
         self._busy = end is not None
         if end is None:
             self._pending = None

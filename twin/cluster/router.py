@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
+from math import inf
 
 from twin.cluster.replica import Replica
 
@@ -130,12 +131,12 @@ def _watch(replica: Replica, coordinator: Coordinator) -> None:
     engine, scheduler = replica.engine, replica.engine.scheduler
     begin = engine.begin
 
-    def watched(now: float) -> float | None:
+    def watched(now: float, horizon: float = inf) -> float | None:
         kv = scheduler.kv
         coordinator.change(
             now, replica.index, len(scheduler.waiting), len(scheduler.running), 1.0 - kv.free / kv.usable
         )
-        return begin(now)
+        return begin(now, horizon)
 
     engine.begin = watched  # type: ignore[method-assign]
 

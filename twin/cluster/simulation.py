@@ -161,7 +161,8 @@ def _run(
     engines = [EngineCore(fleet.config, fleet.cost, leaps=fleet.leaps) for _ in range(fleet.replicas)]
     listener: list[Callable[[Request], None]] = []
     replicas = [
-        Replica(env, engine, index, lambda request: listener[0](request)) for index, engine in enumerate(engines)
+        Replica(env, engine, index, lambda request: listener[0](request), alone=len(engines) == 1)
+        for index, engine in enumerate(engines)
     ]
     route = ROUTERS[fleet.routing](replicas)
     submit = replicas[0].submit if len(replicas) == 1 else lambda request: route().submit(request)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from typing import Protocol
 
 from twin.engine.config import EngineConfig
@@ -84,6 +84,7 @@ class EngineCore:
         self._queue: deque[SchedulerOutput] = deque()
         self._start = 0.0
         self._end = 0.0
+        self._horizon = inf
         self._leap = 0  # steps of the leap under way
         self._num_decodes = 0  # in each of them
         self._context = 0  # context sum of its first step
@@ -97,9 +98,13 @@ class EngineCore:
         """Requests waiting or running."""
         return len(self.scheduler.waiting) + len(self.scheduler.running)
 
-    def begin(self, now: float) -> float | None:
-        """Start the next step or leap at ``now``; its end, or None when there is nothing to do."""
+    def begin(self, now: float, horizon: float = inf) -> float | None:
+        """Start the next step or leap at ``now``; its end, or None when there is nothing to do.
+
+        A leap ends with the step in flight at ``horizon`` at the latest: as if :meth:`cut` there.
+        """
         self._start = now
+        self._horizon = horizon
         leaper = self._leaper
         if leaper is not None:
             group, queue = leaper.decodes, self._queue
@@ -115,7 +120,8 @@ class EngineCore:
                 self._num_decodes = group.n
                 self._waiting = len(leaper.waiting)
                 self._first_free = leaper.kv.free - group.blocks_needed_now()
-                self._end = now + self._leap_s(steps)
+                self._leap, seconds = self._leap_to(horizon - now, steps)
+                self._end = now + seconds
                 return self._end
         step = self._next_step()
         if step is None:
@@ -146,11 +152,9 @@ class EngineCore:
 
     def cut(self, now: float) -> float:
         """An arrival at ``now``: a leap under way ends with the step in flight. Returns the (new) end."""
-        if self._leap > 1:
-            steps = self._steps_to(now - self._start)
-            if steps < self._leap:
-                self._leap = steps
-                self._end = self._start + self._leap_s(steps)
+        if self._leap > 1 and now < self._horizon:
+            self._leap, seconds = self._leap_to(now - self._start, self._leap)
+            self._end = self._start + seconds
         return self._end
 
     def end(self) -> list[Request]:
@@ -172,7 +176,11 @@ class EngineCore:
                 prefill_tokens += chunk[1]
         sampled, done = scheduler.update_from_output(output)
         for request in sampled:
-            self._stamp_token(request, now)
+            if request.first_token_s < 0.0:
+                request.first_token_s = now
+            elif request.last_token_s >= 0.0:
+                self.gaps.append(now - request.last_token_s)
+                request.last_token_s = -1.0
         if self._preempted:
             self._mark_preempted(now if self._depth > 1 else self._start)
         for request in done:
@@ -215,43 +223,28 @@ class EngineCore:
                 request.last_token_s = last_token_s
         self._preempted.clear()
 
-    def _stamp_token(self, request: Request, now: float) -> None:
-        if request.first_token_s < 0.0:
-            request.first_token_s = now
-        elif request.last_token_s >= 0.0:
-            self.gaps.append(now - request.last_token_s)
-            request.last_token_s = -1.0
-
-    def _leap_s(self, steps: int) -> float:
-        """Seconds of ``steps`` decode steps from here: arithmetic series, segment by segment."""
+    def _leap_to(self, elapsed: float, steps: int) -> tuple[int, float]:
+        """The least number of decode steps from here, at most ``steps``, that last ``elapsed`` seconds or more, and their
+        seconds: arithmetic series, segment by segment.
+        """
         n, context = self._num_decodes, self._context
-        total = 0.0
+        done, total = 0, 0.0
         first, slope, limit = self.cost.decode_segment(n, context)
         self._first_step = first
         while True:
-            inside = min(int((limit - context) // n) + 1, steps)
-            total += inside * first + slope * n * (inside * (inside - 1) // 2)
-            steps -= inside
-            if steps <= 0:
-                return total
-            context += inside * n
-            first, slope, limit = self.cost.decode_segment(n, context)
-
-    def _steps_to(self, elapsed: float) -> int:
-        """The least number of steps of this leap that last ``elapsed`` seconds or more."""
-        n, context = self._num_decodes, self._context
-        done, left = 0, self._leap
-        while True:
-            first, slope, limit = self.cost.decode_segment(n, context)
-            inside = min(int((limit - context) // n) + 1, left)
-            seconds = inside * first + slope * n * (inside * (inside - 1) // 2)
-            if seconds >= elapsed or inside == left:
-                break
-            elapsed -= seconds
+            inside = min(int((limit - context) // n) + 1, steps - done)
+            rise = slope * n
+            seconds = inside * first + rise * (inside * (inside - 1) // 2)
+            if seconds >= elapsed:
+                inside = min(_steps_in_segment(elapsed, first, rise), inside)
+                return done + inside, total + (inside * first + rise * (inside * (inside - 1) // 2))
             done += inside
-            left -= inside
+            total += seconds
+            if done >= steps:
+                return done, total
+            elapsed -= seconds
             context += inside * n
-        return done + min(_steps_in_segment(elapsed, first, slope * n), inside)
+            first, slope, limit = self.cost.decode_segment(n, context)
 
 
 def _steps_in_segment(elapsed: float, first: float, rise: float) -> int:
