@@ -1,4 +1,4 @@
-"""``twin hardware list`` and ``twin model list``: the names that ``--gpu`` and ``--model`` take."""
+"""``twin model list``: the names that ``--model`` takes; and how lists of names are printed."""
 
 from __future__ import annotations
 
@@ -11,38 +11,14 @@ from twin.cli.common import Format, emit
 if TYPE_CHECKING:
     from rich.table import Table
 
-hardware_app = typer.Typer(help="GPUs that can be planned with.", no_args_is_help=True)
 model_app = typer.Typer(help="Models whose configuration is shipped.", no_args_is_help=True)
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result on stdout is written.")]
 
 
-@hardware_app.callback()
-def _hardware() -> None:
-    """GPUs that can be planned with."""
-
-
 @model_app.callback()
 def _model() -> None:
     """Models whose configuration is shipped."""
-
-
-@hardware_app.command("list")
-def list_hardware(fmt: FormatOption = Format.table) -> None:
-    """Profiles by name, with the memory their device has and where their speed comes from."""
-    from twin.spec.hardware import load_profile, profile_names
-
-    profiles = [load_profile(name) for name in profile_names()]
-    rows = [
-        {
-            "name": profile.name,
-            "label": profile.label,
-            "memory_bytes": int(profile.facts.memory_bytes.value),
-            "origin": profile.kernels.gemm["bf16"].provenance.origin,
-        }
-        for profile in profiles
-    ]
-    emit({"profiles": rows}, fmt=fmt, rows=rows, table=lambda: _table(rows, {"memory_bytes": (2**30, "GiB")}))
 
 
 @model_app.command("list")
@@ -51,7 +27,7 @@ def list_models(fmt: FormatOption = Format.table) -> None:
     from twin.spec.model import load_model, model_names
 
     models = [load_model(name) for name in model_names()]
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "name": model.name,
             "parameters": model.num_parameters,
@@ -59,10 +35,10 @@ def list_models(fmt: FormatOption = Format.table) -> None:
         }
         for model in models
     ]
-    emit({"models": rows}, fmt=fmt, rows=rows, table=lambda: _table(rows, {"parameters": (1e9, "B")}))
+    emit({"models": rows}, fmt=fmt, rows=rows, table=lambda: names_table(rows, {"parameters": (1e9, "B")}))
 
 
-def _table(rows: list[dict[str, object]], scaled: dict[str, tuple[float, str]]) -> Table:
+def names_table(rows: list[dict[str, object]], scaled: dict[str, tuple[float, str]]) -> Table:
     """Rows as a table for people; ``scaled`` columns are divided and carry a unit."""
     from rich.table import Table
 

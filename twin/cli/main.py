@@ -17,8 +17,9 @@ import typer
 from twin import __version__
 from twin.base import InputError, TwinError
 from twin.cli.calibrate import calibrate_app
-from twin.cli.catalog import hardware_app, model_app
+from twin.cli.catalog import model_app
 from twin.cli.common import Session, json_text, session
+from twin.cli.hardware import hardware_app
 from twin.cli.plan import plan
 from twin.cli.simulate import simulate
 from twin.cli.traffic import traffic_app

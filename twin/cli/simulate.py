@@ -69,8 +69,10 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
 
     where = payload["deployment"]
     assert isinstance(where, dict)
+    changes = where.get("hardware")
+    changed = f" with {', '.join(f'{name} {change}' for name, change in _flat(changes))}" if changes else ""
     head = (
-        f"{payload['scenario']}: {payload['model']} on {where['replicas']} × {where['gpu']} TP"
+        f"{payload['scenario']}: {payload['model']} on {where['replicas']} × {where['gpu']}{changed} TP"
         f" {where['tensor_parallel_size']}, vLLM {payload['vllm_version_modelled']}:"
         f" {payload['completed']} requests, {payload['load']}"
     )
@@ -88,3 +90,11 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
         rest.add_row(name, f"{value:.1%}" if units[name] == "share" else f"{value:,.2f} {units[name]}")
     rest.add_row("cost", f"${payload['usd_per_hour']:,.2f}/h, ${payload['usd_per_mtok']:,.2f} per Mtok of output")
     return Group(latency, rest, "Times are on the server clock: network time is not in them.")
+
+
+def _flat(changes: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Changes to the hardware by dotted name."""
+    found: list[tuple[str, object]] = []
+    for name, value in changes.items():
+        found += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found

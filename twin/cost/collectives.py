@@ -45,9 +45,12 @@ def all_reduce_s(profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLi
 
 
 def all_reduce_in_range(profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike) -> NDArray[np.bool_]:
-    """Where a message size lies between the smallest and the largest measured."""
+    """Where a message size lies between the smallest and the largest measured on this device."""
     sizes = np.asarray(message_bytes, dtype=np.float64)
     if num_gpus == 1:
         return np.ones(sizes.shape, dtype=bool)
-    segments = _fit(profile, num_gpus).segments
+    fit = _fit(profile, num_gpus)
+    if fit.provenance.origin == "assumed":
+        return np.zeros(sizes.shape, dtype=bool)
+    segments = fit.segments
     return (sizes >= segments[0].message_bytes[0]) & (sizes <= segments[-1].message_bytes[-1])

@@ -186,19 +186,19 @@ def prefill_batch_s(
     """
     kernel = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim)
     flops, moved = prefill_work(kv_dtype, tokens, pairs, kv_tokens, num_heads, num_kv_heads, head_dim)
-    rows, span = prefill_coords(tokens, pairs, num_heads)
-    return kernel_s(kernel, flops, moved, rows=rows, span=span, **_heads(num_heads, num_kv_heads))
+    coords = prefill_coords(tokens, pairs, num_heads)
+    return kernel_s(kernel, flops, moved, **coords, **_heads(num_heads, num_kv_heads))
 
 
-def prefill_coords(tokens: ArrayLike, pairs: ArrayLike, num_heads: ArrayLike) -> tuple[Floats, Floats]:
-    """Query rows (Σ chunk · heads) and span: the prompt length whose causal rows see as many keys on average.
+def prefill_coords(tokens: ArrayLike, pairs: ArrayLike, num_heads: ArrayLike) -> dict[str, Floats]:
+    """``rows`` (query rows, Σ chunk · heads), ``keys`` and ``span``: the prompt length whose causal rows see as many keys.
 
-    Without context span is the chunk itself. Only rows ≥ span was ever measured (a batch has at least one
-    head), so span is capped there.
+    Without context that is the chunk itself, and only rows ≥ span can be measured (a batch has at least one head), so
+    ``span`` is capped there. Where chunks after a context were measured, a table may use ``keys``, which is not.
     """
     tokens = _array(tokens)
-    rows = tokens * _array(num_heads)
-    return rows, np.minimum(2.0 * _array(pairs) / tokens, rows)
+    rows, keys = tokens * _array(num_heads), 2.0 * _array(pairs) / tokens
+    return {"rows": rows, "keys": keys, "span": np.minimum(keys, rows)}
 
 
 def prefill_attention_s(
@@ -236,9 +236,13 @@ def prefill_in_range(
     """Inside the measured rows, spans and heads; a chunk after a context counts as the prompt of its span."""
     kernel = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim)
     measured = any(f.head_dim == head_dim and f.kv == kv_dtype for f in profile.kernels.prefill_attention)
-    rows, _ = prefill_coords(tokens, pairs, num_heads)
-    span = 2.0 * _array(pairs) / _array(tokens)
-    return measured & (span <= rows) & kernel.covers(rows=rows, span=span, **_heads(num_heads, num_kv_heads))
+    coords = prefill_coords(tokens, pairs, num_heads)
+    uncapped = kernel.covers(**coords | {"span": coords["keys"]}, **_heads(num_heads, num_kv_heads))
+    return measured & uncapped & ((coords["keys"] <= coords["rows"]) | _has_axis(kernel, "keys"))
+
+
+def _has_axis(kernel: Kernel, name: str) -> bool:
+    return kernel.table is not None and name in kernel.table.axes
 
 
 def copy_s(copy: Copy, bytes_moved: ArrayLike) -> Floats:

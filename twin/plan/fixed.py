@@ -58,7 +58,7 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
         outcome,
         model=request.model,
         model_name=request.model_name,
-        profile=request.profiles[0],
+        profile=scenario.profile,
         load=request.load,
         price=request.prices[outcome.candidate.gpu],
         gpu_memory_utilization=scenario.engine.gpu_memory_utilization or request.gpu_memory_utilization,

@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_serializer, field
 from twin.base import Frozen, InputError
 from twin.spec.engine import EngineSettings
 from twin.spec.hardware import HardwareProfile, load_profile
+from twin.spec.hypothetical import Hypothetical, hypothetical
 from twin.spec.model import ModelSpec, load_model
 from twin.spec.precision import KvCacheDtype, Quantization, check_precision
 from twin.spec.prices import PriceKind
@@ -51,9 +52,13 @@ class Traffic(Frozen):
 
 
 class Deployment(Frozen):
-    """Replicas of one kind; each is one vLLM engine on ``tensor_parallel_size`` GPUs."""
+    """Replicas of one kind; each is one vLLM engine on ``tensor_parallel_size`` GPUs.
+
+    ``hardware`` changes figures of the GPU, for one that does not exist (:mod:`twin.spec.hypothetical`).
+    """
 
     gpu: str
+    hardware: Hypothetical | None = None
     tensor_parallel_size: PositiveInt = 1
     replicas: PositiveInt = 1
     quantization: Quantization = None
@@ -97,8 +102,14 @@ class Scenario(Frozen):
 
     @cached_property
     def profile(self) -> HardwareProfile:
-        """Raises :class:`InputError` for an unknown GPU."""
-        return load_profile(self.deployment.gpu)
+        """The GPU's, with the changes asked for.
+
+        Raises :class:`InputError`, at its field, for an unknown GPU or a change to what it does not have.
+        """
+        with _field("deployment.gpu"):
+            profile = load_profile(self.deployment.gpu)
+        with _field("deployment.hardware"):
+            return hypothetical(profile, self.deployment.hardware or Hypothetical())
 
     def resolved(self) -> Scenario:
         """With vLLM's defaults filled in and every rule across fields checked.
@@ -109,8 +120,7 @@ class Scenario(Frozen):
         deployment = self.deployment
         with _field("model"):
             model = self.model_spec
-        with _field("deployment.gpu"):
-            profile = self.profile
+        profile = self.profile
         with _field("deployment.tensor_parallel_size"):
             model.check_tensor_parallel(deployment.tensor_parallel_size)
             _check_node(deployment, profile)

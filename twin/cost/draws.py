@@ -1,0 +1,156 @@
+"""One possible world from a profile's uncertainty: what risk is estimated over.
+
+Kernels: each coefficient is lognormal around its value with its relative standard error (one that the data did not see
+stays, as nothing that was measured hangs on it); on top, one factor per family
+moves all its kernels alike, as what a fit gets wrong for one model's shapes it gets wrong in every step. Host times are
+normal with their standard errors and correlation, cut at their physical bounds as the fit that found them was.
+Datasheet facts are not drawn, nor single table entries, whose errors average out over the sizes of a run.
+"""
+
+from __future__ import annotations
+
+from math import exp, log, pi, sqrt
+from typing import TypeVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from twin.base import Estimate
+from twin.cost.parts import Z90, Part, parts, relative_stderr
+from twin.spec.hardware import (
+    Collective,
+    Copy,
+    Errors,
+    HardwareProfile,
+    HostFit,
+    Kernel,
+    Kernels,
+    Segment,
+)
+
+SHAPES_OF_A_MODEL = {"gemm": 4}
+"""How many independent shapes a model has of a family: four projections; one head layout, one message size.
+The bias that a deployment sees is the mean error over so few, not over the thousands that were measured."""
+
+LEAST = {"compute_stretch": 1.0, "kernel_overlap_s": -np.inf}
+"""Physical bounds of host coefficients where they are not 0."""
+LEAST_STRETCH = 0.1
+
+Fit = TypeVar("Fit", Kernel, Copy)
+
+
+def draw(profile: HardwareProfile, rng: Generator) -> HardwareProfile:
+    """One world: the profile with every uncertain figure drawn. The same state of ``rng`` gives the same world."""
+    shift = {family: exp(sigma * rng.standard_normal()) for family, sigma in family_spread(profile).items()}
+    kernels = profile.kernels
+    drawn = Kernels.model_construct(
+        gemm={dtype: _kernel(kernel, shift["gemm"], rng) for dtype, kernel in kernels.gemm.items()},
+        decode_attention=tuple(
+            fit.model_copy(update={"kernel": _kernel(fit.kernel, shift["decode_attention"], rng)})
+            for fit in kernels.decode_attention
+        ),
+        prefill_attention=tuple(
+            fit.model_copy(update={"kernel": _kernel(fit.kernel, shift["prefill_attention"], rng)})
+            for fit in kernels.prefill_attention
+        ),
+        all_reduce=tuple(_collective(fit, shift["all_reduce"]) for fit in kernels.all_reduce),
+        elementwise=_kernel(kernels.elementwise, shift["elementwise"], rng),
+    )
+    host = None if profile.host is None else _host(profile.host, rng)
+    return profile.model_copy(update={"kernels": drawn, "host": host})
+
+
+def family_spread(profile: HardwareProfile) -> dict[str, float]:
+    """Standard deviation of each family's common log factor: root mean square over its kernels."""
+    variances: dict[str, list[float]] = {family: [] for family in Kernels.model_fields}
+    for part in parts(profile):
+        variances[part.family].append(_variance(part))
+    return {family: sqrt(float(np.mean(found))) if found else 0.0 for family, found in variances.items()}
+
+
+def _variance(part: Part) -> float:
+    """Of the log of the bias that one model sees, beyond what the kernel's own coefficients already spread.
+
+    The error of a shape was seen on held-out shapes. On a measured GPU a model's few shapes are independent; a profile
+    assumed from other GPUs is off alike everywhere.
+    """
+    if part.held_out is None:
+        return 0.0
+    errors = part.held_out.serving
+    alike = 1 if part.assumed else SHAPES_OF_A_MODEL.get(part.family, 1)
+    known = [
+        relative
+        for name in ("flops_per_s", "bytes_per_s")
+        if (relative := relative_stderr(getattr(part.fit, name, None))) is not None
+    ]
+    return max(errors.bias**2 + shape_spread(errors) ** 2 / alike - min(known, default=0.0) ** 2, 0.0)
+
+
+def shape_spread(errors: Errors) -> float:
+    """Standard deviation of log(measured / predicted) over shapes, as of a normal distribution."""
+    if errors.interval90 is not None:
+        low, high = errors.interval90
+        return log(high / low) / (2 * Z90)
+    return errors.mape * sqrt(pi / 2)
+
+
+def _lognormal(figure: Estimate, rng: Generator, least: float = 0.0) -> Estimate:
+    """Drawn around its value as the median: the fits find the logarithms of coefficients.
+
+    Always takes one number from ``rng``, so that a figure becoming known does not change the draws of the others.
+    """
+    z, sigma = rng.standard_normal(), relative_stderr(figure)
+    value = figure.value if sigma is None else max(figure.value * exp(sigma * z), least)
+    return figure.model_copy(update={"value": value})
+
+
+def _kernel(fit: Fit, slower: float, rng: Generator) -> Fit:
+    """Coefficients drawn, then every time ``slower`` times as long: rates divided, launch multiplied."""
+    power = {"flops_per_s": -1, "bytes_per_s": -1, "launch_s": 1, "p": 0}
+    update: dict[str, Estimate] = {}
+    for name, sign in power.items():
+        if hasattr(fit, name):
+            found = _lognormal(getattr(fit, name), rng, least=1.0 if name == "p" else 0.0)
+            update[name] = found.model_copy(update={"value": found.value * slower**sign})
+    return fit.model_copy(update=update)
+
+
+def _collective(fit: Collective, slower: float) -> Collective:
+    segments = tuple(
+        Segment.model_construct(
+            algorithm=part.algorithm, message_bytes=part.message_bytes, us=tuple(us * slower for us in part.us)
+        )
+        for part in fit.segments
+    )
+    return fit.model_copy(update={"segments": segments})
+
+
+def _host(host: HostFit, rng: Generator) -> HostFit:
+    """Normal with the fit's correlation, then cut at the bounds (as the fit is: its errors pile up there too)."""
+    figures = {name: figure for name in HostFit.model_fields if isinstance(figure := getattr(host, name), Estimate)}
+    names = list(figures)
+    root = _root(_correlation(host, names))
+    moves = root @ rng.standard_normal(len(names))
+    update = {}
+    for (name, figure), move in zip(figures.items(), moves.tolist(), strict=True):
+        least = LEAST.get(name, LEAST_STRETCH if name.endswith("_stretch") else 0.0)
+        value = max(figure.value + (figure.stderr or 0.0) * move, min(least, figure.value))
+        update[name] = figure.model_copy(update={"value": value})
+    return host.model_copy(update=update)
+
+
+def _correlation(host: HostFit, names: list[str]) -> NDArray[np.float64]:
+    """Among ``names``; those that the fit does not tie together are independent."""
+    full = np.eye(len(names))
+    tied = [names.index(name) for name in host.correlated or () if name in names]
+    if tied and host.correlation is not None:
+        known = [i for i, name in enumerate(host.correlated or ()) if name in names]
+        full[np.ix_(tied, tied)] = np.asarray(host.correlation, dtype=np.float64)[np.ix_(known, known)]
+    return full
+
+
+def _root(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The symmetric square root; what rounding made slightly negative counts as 0."""
+    values, vectors = np.linalg.eigh(correlation)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T, dtype=np.float64)
