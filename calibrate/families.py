@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calibrate.fit import Candidate, Observations
+from calibrate.fit import FOLDS, Observations
+from calibrate.grid import FLAT, Candidate
 from twin.base import Provenance
 from twin.cost.operators import decode_work, gemm_fill, gemm_work, prefill_coords, prefill_pairs, prefill_work
 from twin.cost.tables import Floats
@@ -52,6 +53,31 @@ ROWS = (16, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 524288, 41
 SPAN = (1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 PREFILL: tuple[Candidate, ...] = (({"rows": ROWS, "span": SPAN, **HEADS}, 0.05),)
 
+# A few hundred points of our own log, on any device: from the roofline alone to coarse tables.
+DOUBLING = tuple(2.0**i for i in range(0, 23))
+FOURFOLD = DOUBLING[::2]
+ANY: tuple[float, ...] = ()  # two nodes: the least and the most that was measured
+LOG_GEMM: tuple[Candidate, ...] = (
+    ({"m": ANY, "n": ANY, "k": ANY}, FLAT),
+    ({"m": DOUBLING, "n": ANY, "k": ANY}, 0.3),
+    ({"m": DOUBLING, "n": FOURFOLD, "k": FOURFOLD}, 0.3),
+    ({"m": DOUBLING, "n": FOURFOLD, "k": FOURFOLD}, 0.1),
+    ({"m": TOKENS_WITH_JUMPS, "n": SIDE, "k": SIDE}, 0.1),
+)
+HEADS_MEASURED = {"heads": ANY, "kv_heads": ANY}
+LOG_DECODE: tuple[Candidate, ...] = (
+    ({"lanes": ANY, "context": ANY, **HEADS_MEASURED}, FLAT),
+    ({"lanes": FOURFOLD, "context": FOURFOLD, **HEADS_MEASURED}, 0.3),
+    ({"lanes": DOUBLING, "context": DOUBLING, **HEADS_MEASURED}, 0.1),
+)
+LOG_PREFILL: tuple[Candidate, ...] = (
+    ({"rows": ANY, "span": ANY, **HEADS_MEASURED}, FLAT),
+    ({"rows": FOURFOLD, "span": FOURFOLD, **HEADS_MEASURED}, 0.3),
+    ({"rows": FOURFOLD, "keys": FOURFOLD, **HEADS_MEASURED}, 0.3),
+    ({"rows": DOUBLING, "span": DOUBLING, **HEADS_MEASURED}, 0.1),
+    ({"rows": DOUBLING, "keys": DOUBLING, **HEADS_MEASURED}, 0.1),
+)
+
 
 def _ids(*columns: pd.Series[Any]) -> NDArray[np.intp]:
     """A number per distinct combination."""
@@ -62,6 +88,14 @@ def _f(column: pd.Series[Any]) -> Floats:
     return column.to_numpy(dtype=np.float64)
 
 
+def _configurations(rows: pd.DataFrame) -> NDArray[np.intp]:
+    """Head configurations; with too few of them to fold, each batch of one."""
+    heads = _ids(rows["num_heads"], rows["num_kv_heads"])
+    if len(np.unique(heads)) >= FOLDS:
+        return heads
+    return _ids(rows["num_heads"], rows["num_kv_heads"], rows["batch"])
+
+
 def gemm(table: pd.DataFrame, dtype: Precision, provenance: Provenance) -> Observations:
     """Held out by (n, k). Serving: m ≤ 8192, one side a hidden size and the other 512 or more."""
     rows = table[table["dtype"] == dtype]
@@ -69,6 +103,7 @@ def gemm(table: pd.DataFrame, dtype: Precision, provenance: Provenance) -> Obser
     flops, bytes_moved = gemm_work(dtype, m, n, k)
     hidden = (np.isin(k, HIDDEN_SIZES) & (n >= 512)) | (np.isin(n, HIDDEN_SIZES) & (k >= 512))
     return Observations(
+        name=f"gemm {dtype}",
         coords={"m": m, "n": n, "k": k, "fill": gemm_fill(m), "area": m * n},
         flops=flops,
         bytes_moved=bytes_moved,
@@ -80,42 +115,44 @@ def gemm(table: pd.DataFrame, dtype: Precision, provenance: Provenance) -> Obser
 
 
 def decode(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Provenance) -> Observations:
-    """Held out by head configuration. Serving: 4 to 64 heads, context 128 to 32k, up to 512 sequences."""
+    """Held out by head configuration (and batch if those are few).
+
+    Serving: 4 to 64 heads, context 128 to 32k, up to 512 sequences.
+    """
     rows = table[(table["kv"] == kv) & (table["head_dim"] == head_dim)]
     batch, context = _f(rows["batch"]), _f(rows["context"])
     heads, kv_heads = _f(rows["num_heads"]), _f(rows["num_kv_heads"])
     flops, bytes_moved = decode_work(kv, batch, context, heads, kv_heads, head_dim)
     return Observations(
+        name=f"decode attention {kv} d{head_dim}",
         coords={"lanes": batch * kv_heads, "context": context, **_heads(heads, kv_heads)},
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),
-        shape=_ids(rows["num_heads"], rows["num_kv_heads"]),
+        shape=_configurations(rows),
         serving=_serving_heads(heads) & (context >= 128) & (context <= 32768) & (batch <= 512),
         provenance=provenance,
     )
 
 
 def prefill(table: pd.DataFrame, kv: Precision, head_dim: int, provenance: Provenance) -> Observations:
-    """Held out by head configuration. Serving: 4 to 64 heads, prompts of 128 or more, 32k tokens."""
+    """Held out by head configuration (and batch if those are few). ``context`` tokens were cached before (0 without it).
+
+    Serving: 4 to 64 heads, prompts of 128 or more, 32k tokens.
+    """
     rows = table[(table["kv"] == kv) & (table["head_dim"] == head_dim)]
     batch, chunk = _f(rows["batch"]), _f(rows["chunk"])
+    context = _f(rows["context"]) if "context" in rows else np.zeros_like(chunk)
     heads, kv_heads = _f(rows["num_heads"]), _f(rows["num_kv_heads"])
-    tokens, pairs = batch * chunk, batch * prefill_pairs(chunk, 0.0)
-    flops, bytes_moved = prefill_work(kv, tokens, pairs, tokens, heads, kv_heads, head_dim)
-    query_rows, span = prefill_coords(tokens, pairs, heads)
+    tokens, pairs = batch * chunk, batch * prefill_pairs(chunk, context)
+    flops, bytes_moved = prefill_work(kv, tokens, pairs, batch * (chunk + context), heads, kv_heads, head_dim)
     return Observations(
-        coords={
-            "rows": query_rows,
-            "span": span,
-            "heads": heads,
-            "kv_heads": kv_heads,
-            "group": heads / kv_heads,
-        },
+        name=f"prefill attention {kv} d{head_dim}",
+        coords={**prefill_coords(tokens, pairs, heads), **_heads(heads, kv_heads)},
         flops=flops,
         bytes_moved=bytes_moved,
         seconds=_f(rows["seconds"]),
-        shape=_ids(rows["num_heads"], rows["num_kv_heads"]),
+        shape=_configurations(rows),
         serving=_serving_heads(heads) & (chunk >= 128) & (tokens <= 32768),
         provenance=provenance,
     )

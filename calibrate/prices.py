@@ -17,7 +17,18 @@ import yaml
 
 from twin.base import InputError, data_dir
 
-GPUS = {"A100": "a100_sxm", "L40S": "l40s", "H100": "h100_sxm", "H200": "h200_sxm", "B200": "b200_sxm"}
+GPUS = {
+    "A100": "a100_sxm",
+    "L40S": "l40s",
+    "H100": "h100_sxm",
+    "H200": "h200_sxm",
+    "B200": "b200_sxm",
+    "B300": "b300_sxm",
+    "GB200": "gb200",
+    "RTXPRO6000": "rtx_pro_6000_server",
+    "L4": "l4",
+    "MI300X": "mi300x",
+}
 SNAPSHOT = "snapshot 20260601"
 ESTIMATES = {
     "reserved": ("rental_contract_3yr",),
@@ -47,6 +58,8 @@ def _snapshot(rows: list[dict[str, str]], kind: str, label: str) -> dict[str, An
         return None
     values = [float(row["usd_per_gpu_hour_median"]) for row in chosen]
     note = f"{min(values):g}–{max(values):g} over {len(values)} providers, each the median of its regions"
+    if len(values) == 1:
+        note = f"one provider ({chosen[0]['provider']}), the median of its regions"
     return {
         "usd_per_gpu_hour": round(statistics.median(values), 4),
         "n": len(values),
@@ -78,7 +91,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise InputError(f"cannot read the price table: {error.strerror}", where=path.name) from None
-    needed = {"gpu", "kind", "usd_per_gpu_hour_median", "value", "source", "date"}
+    needed = {"gpu", "kind", "provider", "usd_per_gpu_hour_median", "value", "source", "date"}
     if not rows or (lacking := needed - set(rows[0])):
         raise InputError(f"the price table lacks {', '.join(sorted(lacking)) if rows else 'rows'}", where=path.name)
     return rows

@@ -1,127 +1,239 @@
-"""From the measured-kernel database to hardware profiles, and their YAML."""
+"""Hardware profiles from tables of kernel timings: the measured-kernel database's, or our own log's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
-import yaml
 
-from calibrate import families, importers
+from calibrate import checks, datasheet, families, importers
 from calibrate.facts import DEVICE, facts_of
-from calibrate.fit import Candidate, Observations, fit_kernel
-from calibrate.small import assumed_copy, fit_all_reduce, fit_copy
-from twin.base import Estimate, InputError, Provenance, unknown_name
-from twin.spec.hardware import (
-    Attention,
-    Copy,
-    Facts,
-    HardwareProfile,
-    Kernel,
-    Kernels,
-    Precision,
-    load_profile,
-)
+from calibrate.fit import Judged, Observations, Peaks, bound_note, fit_kernel
+from calibrate.grid import Candidate
+from calibrate.profile_yaml import to_yaml as to_yaml
+from calibrate.small import copy_observations, fit_all_reduce, fit_copy
+from twin.base import InputError, Provenance, unknown_name
+from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels, Precision, load_profile
 
-NOTES = (
-    "Times are (launch + p-norm(FLOPs/rate, bytes/bandwidth)) * exp(table). Fits weigh relative errors, and "
-    "shapes that serving does not use by 0.3. Held out: (n, k) pairs, head configurations, message sizes.",
-    "Serving shapes: GEMM m <= 8192 with one side a hidden size of 3584..16384 and the other >= 512; "
-    "attention with 4..64 heads, context 128..32k and <= 512 sequences, prompts >= 128 and <= 32k tokens; "
-    "messages of 7 KiB..256 MiB.",
+Note = Callable[[str], None]
+Tables = Mapping[str, pd.DataFrame]
+
+FORMULA = (
+    "Times are (launch + p-norm(FLOPs/rate, bytes/bandwidth)) * exp(table). Held out: (n, k) pairs, head configurations, "
+    "inner message sizes of an algorithm; interval90 holds measured / predicted, its coverage is that of intervals set by "
+    "the other folds (all-reduce: one interval for all numbers of GPUs)."
+)
+DATABASE_NOTES = (
+    FORMULA,
+    "Fits weigh relative errors, and shapes that serving does not use by 0.3. Serving shapes: GEMM m <= 8192 with one side "
+    "a hidden size of 3584..16384 and the other >= 512; attention with 4..64 heads, context 128..32k and <= 512 sequences, "
+    "prompts >= 128 and <= 32k tokens; messages of 7 KiB..256 MiB.",
     "Attention was measured at one length per batch, prefill with an empty cache; the rest is extrapolated.",
     "Derived from kernel measurements of NVIDIA aiconfigurator-core (Apache-2.0).",
 )
+CPU_HEADROOM = 8.0  # what a CPU's caches are faster than its memory
+FEW = 20  # serving shapes of a GPU's log
+REQUIRED = ("gemm", "decode", "prefill", "elementwise")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is fitted alike for every family of one device.
+
+    With fewer serving shapes than ``few`` all that was measured counts as serving. ``judged`` collects held-out predictions.
+    """
+
+    gpu: str
+    facts: Facts
+    date: str
+    gemm: Sequence[Candidate] = families.GEMM
+    decode: Sequence[Candidate] = families.DECODE
+    prefill: Sequence[Candidate] = families.PREFILL
+    headroom: float = 1.3
+    few: float = 0
+    note: Note = lambda _: None
+    judged: list[Judged] | None = None
+    stopped: list[str] = field(default_factory=list)
+    """Notes on coefficients at the bounds of the fit."""
+
+    def peaks(self, dtype: Precision = "bf16") -> Peaks:
+        rate = getattr(self.facts.flops, dtype)
+        return Peaks((rate or self.facts.flops.bf16).value, self.facts.mem_bw_bytes_per_s.value, self.headroom)
+
+    def kernel(self, obs: Observations, candidates: Sequence[Candidate], dtype: Precision = "bf16") -> Kernel:
+        if obs.serving.sum() < self.few:
+            obs = replace(obs, serving=np.ones(len(obs.seconds), dtype=bool))
+        kernel = fit_kernel(obs, self.peaks(dtype), candidates, self.gpu, self.judged)
+        if said := bound_note(obs.name, kernel, self.peaks(dtype)):
+            self.stopped.append(said)
+        return kernel
+
+    def notes(self) -> tuple[str, ...]:
+        """One line on what the bounds stopped or the data did not decide."""
+        if not self.stopped:
+            return ()
+        return (
+            f"Without standard error, as the fit stopped at a bound or the data do not feel it: {'; '.join(self.stopped)}.",
+        )
 
 
 def importable(systems: Path) -> list[str]:
-    """GPUs that the database measured and whose device facts are known."""
-    return [gpu for gpu in importers.gpu_names(systems) if gpu in DEVICE]
+    """GPUs that the database measured and whose device facts are known, then those assumed from them."""
+    measured = [gpu for gpu in importers.gpu_names(systems) if gpu in DEVICE]
+    return measured + [name for name in datasheet.assumable(systems) if len(measured) >= datasheet.LEAST_DONORS]
 
 
 def _provenance(table: pd.DataFrame, date: str) -> Provenance:
-    return Provenance(origin="fitted", source=table.attrs["source"], date=date)
+    return Provenance(origin="fitted", source=table.attrs.get("source", "own measurements"), date=date)
 
 
 def _attention(
-    table: pd.DataFrame,
-    observe: Callable[..., Observations],
-    candidates: Sequence[Candidate],
-    peaks: tuple[float, float],
-    date: str,
+    job: Job, table: pd.DataFrame, observe: Callable[..., Observations], candidates: Sequence[Candidate]
 ) -> tuple[Attention, ...]:
     kinds = table[["kv", "head_dim"]].drop_duplicates().sort_values(["kv", "head_dim"])
-    provenance = _provenance(table, date)
+    provenance = _provenance(table, job.date)
     return tuple(
         Attention(
             kv=kv,
             head_dim=int(head_dim),
-            kernel=fit_kernel(observe(table, kv, head_dim, provenance), peaks, candidates),
+            kernel=job.kernel(observe(table, kv, int(head_dim), provenance), candidates),
         )
         for kv, head_dim in kinds.itertuples(index=False)
     )
 
 
-def _gemm(table: pd.DataFrame, facts: Facts, date: str) -> dict[Precision, Kernel]:
-    bandwidth = facts.mem_bw_bytes_per_s.value
-    peaks: dict[Precision, Estimate | None] = {"bf16": facts.flops.bf16, "fp8": facts.flops.fp8}
+def _gemm(job: Job, table: pd.DataFrame) -> dict[Precision, Kernel]:
+    provenance = _provenance(table, job.date)
+    measured = set(table["dtype"])
+    dtypes: tuple[Precision, ...] = ("bf16", "fp8", "int8")
     return {
-        dtype: fit_kernel(families.gemm(table, dtype, _provenance(table, date)), (peak.value, bandwidth), families.GEMM)
-        for dtype, peak in peaks.items()
-        if peak is not None and (table["dtype"] == dtype).any()
+        dtype: job.kernel(families.gemm(table, dtype, provenance), job.gemm, dtype)
+        for dtype in dtypes
+        if dtype in measured and getattr(job.facts.flops, dtype) is not None
     }
 
 
-def _copy(systems: Path, gpu: str, date: str) -> Copy:
-    """The element-wise fit; for a GPU without measurements the mean of those that have some, marked assumed."""
-
-    def peak(name: str) -> float:
-        return float(importers.read_datasheet(systems, name)["gpu"]["mem_bw"])
-
-    def fitted(name: str) -> Copy:
-        table = importers.read_elementwise(systems, name)
-        return fit_copy(table, peak(name), _provenance(table, date))
-
-    if importers.has_elementwise(systems, gpu):
-        return fitted(gpu)
-    others = [name for name in importable(systems) if importers.has_elementwise(systems, name)]
-    if len(others) < 2:
-        raise InputError(f"the database has no element-wise kernels of {gpu}, nor of two GPUs to take their mean")
-    source = f"mean launch and share of peak bandwidth of {', '.join(others)}"
-    return assumed_copy([(fitted(name), peak(name)) for name in others], peak(gpu), source, date)
+def _kernels(job: Job, tables: Tables, elementwise: Copy, all_reduce: Sequence[Any]) -> Kernels:
+    job.note(f"{job.gpu}: matrix multiplications")
+    gemm = _gemm(job, tables["gemm"])
+    job.note(f"{job.gpu}: decode attention")
+    decode = _attention(job, tables["decode"], families.decode, job.decode)
+    job.note(f"{job.gpu}: prefill attention")
+    prefill = _attention(job, tables["prefill"], families.prefill, job.prefill)
+    return Kernels(
+        gemm=gemm,
+        decode_attention=decode,
+        prefill_attention=prefill,
+        all_reduce=tuple(all_reduce),
+        elementwise=elementwise,
+    )
 
 
-def build_profile(systems: Path, gpu: str, date: str, note: Callable[[str], None] = lambda _: None) -> HardwareProfile:
-    """Fit every family of ``gpu``.
+def build_profile(
+    systems: Path,
+    gpu: str,
+    date: str,
+    note: Note = lambda _: None,
+    judged: list[Judged] | None = None,
+) -> HardwareProfile:
+    """Fit every family of ``gpu`` to the database; one that it did not measure is assumed from the shipped profiles.
 
-    Raises :class:`InputError` for an unknown GPU or unusable data, before anything is fitted.
+    ``judged`` takes the held-out predictions, for a report. Raises :class:`InputError` for an unknown GPU, unusable
+    data, or times in another unit.
     """
     if gpu not in importable(systems):
         raise unknown_name("GPU", gpu, importable(systems))
-    source = f"{importers.database_label(systems)}, {gpu}.yaml"
-    facts = facts_of(gpu, importers.read_datasheet(systems, gpu), source, date)
-    peaks = (facts.flops.bf16.value, facts.mem_bw_bytes_per_s.value)
-    gemm, messages = importers.read_gemm(systems, gpu), importers.read_all_reduce(systems, gpu)
-    decode, prefill = importers.read_decode(systems, gpu), importers.read_prefill(systems, gpu)
+    if gpu not in importers.gpu_names(systems):
+        return datasheet.assumed_profile(systems, gpu, date, note)
+    sheet = importers.read_datasheet(systems, gpu)
+    facts = facts_of(gpu, sheet, f"{importers.database_label(systems)}, {gpu}.yaml", date)
+    job = Job(gpu, facts, date, note=note, judged=judged)
+    tables = {
+        "gemm": importers.read_gemm(systems, gpu),
+        "decode": importers.read_decode(systems, gpu),
+        "prefill": importers.read_prefill(systems, gpu),
+        "all_reduce": importers.read_all_reduce(systems, gpu),
+    }
+    messages = tables["all_reduce"][tables["all_reduce"]["num_gpus"] <= facts.num_gpus_per_node]
     note(f"{gpu}: element-wise kernels and all-reduce")
-    elementwise = _copy(systems, gpu, date)
-    all_reduce = tuple(fit_all_reduce(messages, _provenance(messages, date)))
-    note(f"{gpu}: matrix multiplications")
-    gemm_fits = _gemm(gemm, facts, date)
-    note(f"{gpu}: decode attention")
-    decode_fits = _attention(decode, families.decode, families.DECODE, peaks, date)
-    note(f"{gpu}: prefill attention")
-    prefill_fits = _attention(prefill, families.prefill, families.PREFILL, peaks, date)
-    kernels = Kernels(
-        gemm=gemm_fits,
-        decode_attention=decode_fits,
-        prefill_attention=prefill_fits,
-        all_reduce=all_reduce,
-        elementwise=elementwise,
+    if importers.has_elementwise(systems, gpu):
+        rows = importers.read_elementwise(systems, gpu)
+        elementwise = fit_copy(copy_observations(rows, _provenance(rows, date)), job.peaks(), gpu, judged)
+    else:
+        elementwise = datasheet.assumed_copy(systems, gpu, facts, date)
+    reduce = fit_all_reduce(
+        messages,
+        _provenance(messages, date),
+        capability=int(sheet["gpu"].get("sm_version", 0)),
+        fast_links=sheet["node"]["intra_node_bw"] > sheet["node"]["pcie_bw"],
+        link_bytes_per_s=float(sheet["node"]["intra_node_bw"]),
+        gpu=gpu,
+        judged=judged,
     )
-    return HardwareProfile(name=gpu, label=DEVICE[gpu][0], facts=facts, kernels=kernels, fit_notes=NOTES)
+    kernels = _kernels(job, tables, elementwise, reduce)
+    notes = (*DATABASE_NOTES, *job.notes())
+    return HardwareProfile(name=gpu, label=DEVICE[gpu][0], facts=facts, kernels=kernels, fit_notes=notes)
+
+
+def profile_from_tables(
+    name: str,
+    facts: Facts,
+    tables: Tables,
+    date: str,
+    device: Literal["gpu", "cpu"] = "gpu",
+    label: str = "",
+    judged: list[Judged] | None = None,
+    note: Note = lambda _: None,
+) -> HardwareProfile:
+    """The same fits on a few hundred points per family, from a measurement log.
+
+    ``tables``: frames ``gemm``, ``decode``, ``prefill``, ``elementwise`` and, where several devices were measured,
+    ``all_reduce``, with the columns of :mod:`calibrate.importers` in SI (``prefill`` also with ``context``; ``attrs`` may
+    hold ``source``). Candidate tables are coarse and may be absent; on a CPU all that was measured counts as serving.
+
+    Raises :class:`InputError` for a family, a column or points that are lacking, numbers that are not positive, and times
+    that the device cannot have reached.
+    """
+    if missing := [family for family in REQUIRED if family not in tables or tables[family].empty]:
+        raise InputError(f"no measurements of {', '.join(missing)}: a profile needs {', '.join(REQUIRED)}")
+    tables = {family: table for family, table in tables.items() if family in checks.COLUMNS and not table.empty}
+    for family, table in tables.items():
+        checks.usable(family, table)
+    cpu = device == "cpu"
+    job = Job(
+        name,
+        facts,
+        date,
+        gemm=families.LOG_GEMM,
+        decode=families.LOG_DECODE,
+        prefill=families.LOG_PREFILL,
+        headroom=CPU_HEADROOM if cpu else 1.3,
+        few=float("inf") if cpu else FEW,
+        note=note,
+        judged=judged,
+    )
+    if "bf16" not in set(tables["gemm"]["dtype"]):
+        raise InputError(
+            "no bf16 matrix multiplications: a profile needs them", where=tables["gemm"].attrs.get("source")
+        )
+    rows = tables["elementwise"]
+    elementwise = fit_copy(copy_observations(rows, _provenance(rows, date), True), job.peaks(), name, judged)
+    reduce = []
+    if "all_reduce" in tables:
+        points = tables["all_reduce"]
+        link = facts.intra_node_link_bytes_per_s
+        reduce = fit_all_reduce(
+            points, _provenance(points, date), 0, not cpu, None if link is None else link.value, name, judged
+        )
+    kernels = _kernels(job, tables, elementwise, reduce)
+    absent = () if reduce else ("All-reduce was not measured: one device only.",)
+    everything = ("Serving shapes are all that was measured.",) if cpu else ()
+    notes = (FORMULA, *everything, *absent, *job.notes())
+    return HardwareProfile(name=name, label=label or name, device=device, facts=facts, kernels=kernels, fit_notes=notes)
 
 
 def keep_host(profile: HardwareProfile, path: Path) -> HardwareProfile:
@@ -132,50 +244,3 @@ def keep_host(profile: HardwareProfile, path: Path) -> HardwareProfile:
     if not path.is_file():
         return profile
     return profile.model_copy(update={"host": load_profile(path).host})
-
-
-LINE = 600  # characters that a mapping may take on one line
-
-
-class _Dumper(yaml.SafeDumper):
-    """Blocks for structure; one line for a list of numbers and for a mapping of plain values."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _plain(value: Any) -> bool:
-    return not isinstance(value, dict | list | tuple)
-
-
-def _short(value: Any) -> bool:
-    """A mapping of figures, or a list of numbers: what reads best on one line."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [[value]]
-    return all(_plain(item) and (isinstance(value, dict) or not isinstance(item, str)) for item in items)
-
-
-def _mapping(dumper: _Dumper, data: dict[str, Any]) -> yaml.Node:
-    one_line = all(map(_plain, data.values())) or all(not _plain(value) and _short(value) for value in data.values())
-    flow = bool(data) and one_line and len(str(data)) < LINE
-    return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=flow)
-
-
-def _sequence(dumper: _Dumper, data: Sequence[Any]) -> yaml.Node:
-    flow = all(_plain(value) and not isinstance(value, str) for value in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
-
-
-def _float(dumper: _Dumper, value: float) -> yaml.Node:
-    text = repr(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.12g}"
-    if "e" in text and "." not in text:
-        text = text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float" if "." in text else "tag:yaml.org,2002:int", text)
-
-
-def to_yaml(profile: HardwareProfile) -> str:
-    """The profile as YAML: what is not given is left out."""
-    _Dumper.add_representer(dict, _mapping)
-    _Dumper.add_representer(list, _sequence)
-    _Dumper.add_representer(float, _float)
-    data = profile.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100_000, allow_unicode=True)

@@ -45,6 +45,7 @@ NOISE = 0.08
 """Relative scatter of a step's time on a shared machine, beyond which the loss turns linear."""
 STEPS_PER_COEFFICIENT = 10
 FOLDS = 5
+LEAST_REPEATS = 3
 TELL_APART = 1e5  # condition number beyond which coefficients are not fitted together
 
 
@@ -184,25 +185,26 @@ def _finish(
 
 
 def drift(sentinels: pd.DataFrame, at_s: Floats) -> Floats:
-    """How slow the machine was at times ``at_s`` against its median: lines between the medians of sentinel runs.
+    """How slow the machine was at times ``at_s`` against its median: lines between the sentinel runs.
 
-    ``sentinels``: steps of runs that are all the same (columns ``run``, ``step``, ``start_s``, ``seconds``). A run's slowness
-    is the median over its steps of their time against the same step's median over all sentinel runs.
+    ``sentinels``: steps of runs that are all the same (columns ``run``, ``start_s``, ``seconds``, ``num_prefills``,
+    ``decodes``). What counts of a run is the median of its steps that decode every request and nothing else.
     """
-    if sentinels.empty:
+    full = sentinels[(sentinels["num_prefills"] == 0) & (sentinels["decodes"] == sentinels["decodes"].max())]
+    if full.empty:
         return np.ones_like(at_s)
-    usual = sentinels.groupby("step")["seconds"].transform("median")
-    slow = sentinels.assign(slow=sentinels["seconds"] / usual).groupby("run")
-    points = pd.DataFrame({"at": slow["start_s"].median(), "slow": slow["slow"].median()}).sort_values("at")
-    return np.asarray(np.exp(np.interp(at_s, points["at"], np.log(points["slow"]))), dtype=np.float64)
+    points = full.groupby("run")[["start_s", "seconds"]].median().sort_values("start_s")
+    slow = np.log(points["seconds"] / points["seconds"].median())
+    return np.asarray(np.exp(np.interp(at_s, points["start_s"], slow)), dtype=np.float64)
 
 
 def noise_floor(repeats: pd.DataFrame) -> float:
-    """Mean absolute relative difference of identical steps from their median: what no model can go below."""
-    if repeats.empty:
-        return float("nan")
-    groups = repeats.groupby(["name", "step"])["seconds"]
-    many = groups.transform("size") > 1
+    """Mean absolute relative difference of identical steps from their median: what no model can go below.
+
+    ``repeats``: steps of runs that were repeated; alike are those of one ``name`` that compute the same.
+    """
+    groups = repeats.groupby(["name", "prefill_tokens", "num_prefills", "decodes", "context"])["seconds"]
+    many = groups.transform("size") >= LEAST_REPEATS
     return float((repeats["seconds"] / groups.transform("median") - 1).abs()[many].mean())
 
 

@@ -7,6 +7,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from twin.base import Estimate
+from twin.cost.operators import decode_work, prefill_pairs, prefill_work
+from twin.spec.hardware import Facts, Flops
+
 RATE, BANDWIDTH, LAUNCH = 500e12, 2.5e12, 4e-6  # what the made-up H100 reaches
 FIRST = {"framework": "VLLM", "version": "1.0.0", "device": "made up"}
 
@@ -79,9 +83,60 @@ def quantize_table() -> pd.DataFrame:
 
 
 DATASHEET = {
-    "gpu": {"mem_bw": 3.35e12, "bfloat16_tc_flops": 989e12, "fp8_tc_flops": 1978e12, "power": 700},
+    "gpu": {"mem_bw": 3.35e12, "bfloat16_tc_flops": 989e12, "fp8_tc_flops": 1978e12, "power": 700, "sm_version": 90},
     "node": {"num_gpus_per_node": 8, "intra_node_bw": 450e9, "pcie_bw": 64e9},
 }
+
+
+FACTS = Facts(
+    memory_bytes=Estimate(value=80e9, origin="measured", source="made up", date="2026-01-01"),
+    mem_bw_bytes_per_s=Estimate(value=3.35e12, origin="measured", source="made up", date="2026-01-01"),
+    flops=Flops(
+        bf16=Estimate(value=989e12, origin="measured", source="made up", date="2026-01-01"),
+        fp8=Estimate(value=1978e12, origin="measured", source="made up", date="2026-01-01"),
+    ),
+    num_sms=Estimate(value=132, origin="measured", source="made up", date="2026-01-01"),
+    num_gpus_per_node=8,
+)
+
+
+def log_tables(seed: int = 0, noise: float = 0.03) -> dict[str, pd.DataFrame]:
+    """A measurement log's frames: a few hundred noisy points per family, prefill also after a context."""
+    rng = np.random.default_rng(seed)
+
+    def frame(family: str, seconds: np.ndarray, **columns: object) -> pd.DataFrame:
+        table = pd.DataFrame({**columns, "seconds": seconds * np.exp(rng.normal(0, noise, len(seconds)))})
+        table.attrs["source"] = f"log.jsonl, {family}"
+        return table
+
+    m, n, k = np.exp(rng.uniform(np.log([1, 256, 256]), np.log([4096, 8192, 8192]), (300, 3))).astype(int).T
+    shapes = list(product([1, 8, 32], [64, 512, 4096], [(4, 2), (8, 2), (8, 4), (8, 8), (16, 4)]))
+    batch, length = np.array([(b, s) for b, s, _ in shapes]).T
+    heads, kv = np.array([pair for *_, pair in shapes]).T
+    past = rng.choice([0, 0, 256, 2048], len(batch))
+    attention = {"head_dim": 64, "kv": "bf16", "num_heads": heads, "num_kv_heads": kv, "batch": batch}
+    decode = decode_work("bf16", batch, length, heads, kv, 64)
+    pairs = batch * prefill_pairs(length, past)
+    prefill = prefill_work("bf16", batch * length, pairs, batch * (length + past), heads, kv, 64)
+    rows, width = np.array(list(product([1, 64, 1024, 8192], [512, 1024, 2048, 4096, 8192]))).T
+    sizes = 2.0 ** np.arange(10, 28)
+    return {
+        "gemm": frame("gemm", gemm_seconds(m, n, k, False), dtype="bf16", m=m, n=n, k=k),
+        "decode": frame("decode", _roofline(*decode), context=length, **attention),
+        "prefill": frame("prefill", _roofline(*prefill), chunk=length, context=past, **attention),
+        "elementwise": frame(
+            "elementwise",
+            np.maximum(2e-6, 4.0 * rows * width / BANDWIDTH),
+            m=rows,
+            k=width,
+            bytes_moved=4.0 * rows * width,
+        ),
+        "all_reduce": frame("all_reduce", 1e-5 + sizes / 100e9, num_gpus=2, message_bytes=sizes, backend="nccl"),
+    }
+
+
+def _roofline(flops: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    return LAUNCH + np.maximum(flops / RATE, moved / BANDWIDTH)
 
 
 def write_database(folder: Path) -> Path:

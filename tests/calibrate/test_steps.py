@@ -34,6 +34,7 @@ def steps(model: str, seed: int, runs: int = 6, each: int = 60) -> Steps:
                     "load": [0.2, 0.6][run % 2],
                     "step": step,
                     "prefills": prefills,
+                    "num_prefills": len(prefills),
                     "prefill_tokens": sum(chunk for chunk, _ in prefills),
                     "decodes": decodes,
                     "context": decodes * int(rng.integers(16, 3000)),
@@ -86,19 +87,36 @@ def test_too_few_steps_are_refused_with_how_many_more(profile: HardwareProfile) 
         fit_steps(profile, [few])
 
 
-def test_drift_is_what_identical_runs_say() -> None:
+def sentinels(slowness: tuple[float, ...], noise: float = 0.0) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    base = np.array([0.01, 0.02, 0.03])
     rows = [
-        {"run": f"sentinel {k}", "name": "sentinel", "step": i, "start_s": 100.0 * k, "seconds": base[i] * slow}
-        for k, slow in enumerate((1.0, 1.1, 1.0, 0.9, 1.0))
-        for i in range(3)
+        {
+            "run": f"sentinel {k}",
+            "name": "sentinel",
+            "step": i,
+            "start_s": 100.0 * k,
+            "seconds": (0.01 if i else 0.05) * slow * np.exp(noise * rng.standard_normal()),
+            "num_prefills": int(i == 0),
+            "prefill_tokens": 48 * (i == 0),
+            "decodes": 0 if i == 0 else 4,
+            "context": 200 + 4 * i,
+        }
+        for k, slow in enumerate(slowness)
+        for i in range(20)
     ]
-    table = pd.DataFrame(rows).sample(frac=1, random_state=rng.integers(99))
+    return pd.DataFrame(rows)
+
+
+def test_drift_is_what_identical_runs_say() -> None:
+    table = sentinels((1.0, 1.1, 1.0, 0.9, 1.0))
     assert drift(table, np.array([100.0, 300.0, 400.0])) == pytest.approx([1.1, 0.9, 1.0])
-    assert drift(table, np.array([-50.0])) == pytest.approx([1.0])
-    assert noise_floor(table) == pytest.approx(0.04)
+    assert drift(table, np.array([-50.0, 150.0])) == pytest.approx([1.0, np.sqrt(1.1)])
     assert drift(table.iloc[:0], np.array([1.0])).tolist() == [1.0]
+
+
+def test_the_noise_floor_is_what_identical_steps_differ_by() -> None:
+    assert noise_floor(sentinels((1.0,) * 50, noise=0.05)) == pytest.approx(0.04, rel=0.1)  # mean |x| of 5 %
+    assert noise_floor(sentinels((1.0, 1.1, 0.9))) == pytest.approx(0.2 / 3)
 
 
 def test_errors_by_load() -> None:

@@ -109,7 +109,7 @@ def test_attention_grows_with_what_it_reads_and_computes(name: str) -> None:
         assert by_batch[-1] > 20 * by_batch[0] / len(batches)
     for fit in profile.kernels.prefill_attention:
         chunk = ops.prefill_attention_s(profile, fit.kv, contexts, 0, 16, 2, fit.head_dim)
-        assert np.all(np.diff(chunk) > 0)
+        assert np.all(np.diff(chunk) > -0.01 * chunk[:-1])  # flat while launch-bound
         after = ops.prefill_attention_s(profile, fit.kv, 1024, 2.0 ** np.arange(10, 17), 16, 2, fit.head_dim)
         assert np.all(np.diff(after) > 0)
 

@@ -1,4 +1,4 @@
-"""``twin calibrate``: hardware profiles from measured kernels."""
+"""``twin calibrate``: hardware profiles from measurements, each with the error it has on what it was not fitted to."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twin.base import InputError
+from twin.cli.calibrate_engine import engine
+from twin.cli.calibrate_kernels import kernels
 from twin.cli.common import Format, emit, note, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from calibrate.engine_host import EngineErrors
+    from calibrate.judge import Judged
     from twin.spec.hardware import HardwareProfile
 
-calibrate_app = typer.Typer(help="Fit hardware profiles to measurements.", no_args_is_help=True)
+calibrate_app = typer.Typer(help="Measure, and fit hardware profiles to measurements.", no_args_is_help=True)
+calibrate_app.command("kernels")(kernels)
+calibrate_app.command("engine")(engine)
 
-COLUMNS = (
-    "gpu",
-    "kernel",
-    "serving_mape",
-    "serving_bias",
-    "serving_n",
-    "overall_mape",
-    "overall_bias",
-    "overall_n",
-)
+PROFILES = Path("hwprofiles")
+OutOption = Annotated[Path, typer.Option(help="Folder of the profiles.")]
+DateOption = Annotated[str | None, typer.Option(help="Date that the figures carry; today without it.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 
 
 @calibrate_app.callback()
 def calibrate() -> None:
-    """Fit hardware profiles to measurements."""
+    """Measure, and fit hardware profiles to measurements."""
 
 
 @calibrate_app.command("import")
@@ -41,61 +42,204 @@ def import_(
         typer.Option(help="Folder of the measured-kernel database; the installed aiconfigurator-core without it."),
     ] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="Only this GPU; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the profiles.")] = Path("hwprofiles"),
-    date: Annotated[str | None, typer.Option(help="Date that the profiles carry; today without it.")] = None,
-    fmt: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.table,
+    out: OutOption = PROFILES,
+    report: Annotated[Path | None, typer.Option(help="Folder for a one-page fit report (PDF) of each GPU.")] = None,
+    date: DateOption = None,
+    fmt: FormatOption = Format.table,
 ) -> None:
     """Fit one profile per GPU to the measured-kernel database and report the held-out errors of each kernel.
 
     A host section that a profile in OUT already has is kept. Each profile is written whole or not at all.
     """
-    _require_extra()
-    from datetime import UTC, datetime
-
+    _require_scipy()
     from calibrate.importers import find_database
-    from calibrate.profiles import build_profile, importable, keep_host, to_yaml
+    from calibrate.profile_yaml import to_yaml
+    from calibrate.profiles import build_profile, importable, keep_host
 
     systems = find_database(database)
-    stamp = date or datetime.now(UTC).date().isoformat()
     rows: list[dict[str, object]] = []
     for name in gpu or importable(systems):
-        profile = keep_host(build_profile(systems, name, stamp, note), out / f"{name}.yaml")
+        judged: list[Judged] = []
+        built = build_profile(systems, name, _today(date), note, judged)
+        profile = keep_host(built, out / f"{name}.yaml")
         write_atomic(out / f"{name}.yaml", to_yaml(profile))
         note(f"{name}: profile written")
+        if report is not None:
+            _report(report / f"{name}.pdf", profile, judged)
         rows += error_rows(profile)
-    emit({"kernels": rows}, fmt=fmt, table=lambda: _table(rows), rows=rows)
+    emit({"kernels": rows}, fmt=fmt, table=lambda: _kernel_table(rows), rows=rows)
 
 
 @calibrate_app.command("fit")
 def fit(
-    runs: Annotated[Path, typer.Option(help="Table of closed-loop runs with measured means (CSV).")],
-    out: Annotated[Path, typer.Option(help="Folder of the profiles; their host sections are rewritten.")] = Path(
-        "hwprofiles"
-    ),
-    date: Annotated[str | None, typer.Option(help="Date that the coefficients carry; today without it.")] = None,
-    fmt: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.table,
+    kernels: Annotated[Path | None, typer.Option(help="Kernel timings (twin calibrate kernels).")] = None,
+    engine: Annotated[
+        list[Path] | None, typer.Option(help="Step log (twin calibrate engine); may be repeated.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Closed-loop runs with measured means (CSV).")] = None,
+    name: Annotated[str | None, typer.Option(help="Profile that --kernels makes or --engine completes.")] = None,
+    out: OutOption = PROFILES,
+    report: Annotated[Path | None, typer.Option(help="One-page fit report with plots (pdf, png or svg).")] = None,
+    date: DateOption = None,
+    fmt: FormatOption = Format.table,
 ) -> None:
-    """Fit what a running engine adds to its kernels, with the simulation in the loop and the kernels fixed.
+    """Fit a profile's kernels to timings, and what a running engine adds to them to its steps or to whole runs.
 
-    Profiles in OUT without runs of their own take the mean of the others, marked assumed.
+    With --runs every profile in OUT gets its host section: fitted with the simulation in the loop where the table has runs
+    of it, else the mean of the others, marked assumed.
     """
-    _require_extra()
-    from datetime import UTC, datetime
+    _require_scipy()
+    if runs is not None and not (kernels or engine):
+        return _fit_runs(runs, out, _today(date), fmt)
+    if runs is not None or name is None or not (kernels or engine):
+        raise InputError("give --runs TABLE, or --name NAME with --kernels LOG, --engine LOG or both")
+    return _fit_measured(name, kernels, engine or [], out, report, _today(date), fmt)
 
-    from calibrate.host import fit_hosts
-    from calibrate.profiles import to_yaml
+
+def _fit_measured(
+    name: str, kernels: Path | None, engine: list[Path], out: Path, report: Path | None, date: str, fmt: Format
+) -> None:
+    """A profile from our own measurements: kernels, then the engine on top of them."""
+    from calibrate.engine_host import fit_engine
+    from calibrate.measured import profile_from_log
+    from calibrate.profile_yaml import to_yaml
+    from calibrate.profiles import keep_host
+    from calibrate.step_log import read_steps
     from twin.spec.hardware import load_profile
 
-    stamp = date or datetime.now(UTC).date().isoformat()
-    profiles = {path.stem: load_profile(path) for path in sorted(out.glob("*.yaml")) if path.stem != "prices"}
-    sections = fit_hosts(runs, note, stamp, list(profiles))
+    path = out / f"{name}.yaml"
+    judged: list[Judged] = []
+    if kernels is None:
+        profile = load_profile(path)
+    else:
+        profile = keep_host(profile_from_log(kernels, name, date, judged), path)
+    found: list[EngineErrors] = []
+    if engine:
+        host, found, steps = fit_engine(profile, [read_steps(log) for log in engine], date, note)
+        profile = profile.model_copy(update={"host": host})
+        judged += steps
+    write_atomic(path, to_yaml(profile))
+    note(f"{name}: profile written")
+    if report is not None:
+        _report(report, profile, judged)
+    rows = error_rows(profile)
+    payload = {"kernels": rows, "engine": [_engine_payload(item) for item in found]}
+    emit(payload, fmt=fmt, table=lambda: _measured_table(rows, found), rows=rows)
+
+
+def _fit_runs(runs: Path, out: Path, date: str, fmt: Format) -> None:
+    from calibrate.host import fit_hosts
+    from calibrate.profile_yaml import to_yaml
+    from twin.spec.hardware import load_profile
+
+    found = {path.stem: load_profile(path) for path in sorted(out.glob("*.yaml")) if path.stem != "prices"}
+    profiles = {name: profile for name, profile in found.items() if profile.device == "gpu"}
+    if not profiles:
+        raise InputError("no profiles to fit a host to", where=str(out))
+    sections = fit_hosts(runs, note, date, list(profiles))
     for name, section in sections.items():
         write_atomic(out / f"{name}.yaml", to_yaml(profiles[name].model_copy(update={"host": section})))
     rows: list[dict[str, object]] = [
-        {"gpu": name, **section.model_dump(include={"tpot_error", "ttft_error", "source"})}
+        {
+            "gpu": name,
+            "vllm_version": section.vllm_version,
+            "origin": section.step_s.origin,
+            **section.model_dump(include={"tpot_error", "ttft_error", "source"}),
+        }
         for name, section in sections.items()
     ]
     emit({"hosts": rows}, fmt=fmt, table=lambda: _plain_table(rows), rows=rows)
+
+
+def error_rows(profile: HardwareProfile) -> list[dict[str, object]]:
+    """One row per fitted kernel of a profile: its held-out errors on serving shapes and on all."""
+    from twin.cost.parts import parts
+
+    return [
+        {
+            "gpu": profile.name,
+            "kernel": part.name,
+            "origin": part.provenance.origin,
+            **{f"serving_{key}": value for key, value in part.held_out.serving.model_dump().items()},
+            **{f"overall_{key}": value for key, value in part.held_out.overall.model_dump().items()},
+        }
+        for part in parts(profile)
+        if part.held_out is not None
+    ]
+
+
+def engine_rows(found: list[EngineErrors]) -> list[dict[str, object]]:
+    """Errors of whole steps of test runs, one row per mode and load, and one for all loads."""
+    rows: list[dict[str, object]] = []
+    for item in found:
+        test = item.test
+        rows += [{"mode": item.mode, **row, "load": f"{row['load']:.0%}"} for row in item.loads]
+        rows.append({"mode": item.mode, "load": "all", "steps": test.n, "mape": test.mape, "bias": test.bias})
+    return rows
+
+
+def _engine_payload(item: EngineErrors) -> dict[str, object]:
+    fit = item.fit
+    return {
+        "mode": item.mode,
+        "coefficients": dict(zip(fit.names, fit.values.tolist(), strict=True)),
+        "held_out": fit.held_out,
+        "test": item.test,
+        "loads": item.loads,
+        "noise_floor": item.noise_floor,
+        "drift": item.drift,
+    }
+
+
+def _require_scipy() -> None:
+    if importlib.util.find_spec("scipy") is None:
+        raise InputError("fitting needs SciPy: pip install 'twin[kernels]' or 'twin[calibrate]'")
+
+
+def _today(date: str | None) -> str:
+    from datetime import UTC, datetime
+
+    return date or datetime.now(UTC).date().isoformat()
+
+
+def _report(path: Path, profile: HardwareProfile, judged: list[Judged]) -> None:
+    from calibrate.report import write_report
+
+    write_report(path, profile, judged)
+    note(f"{profile.name}: report written to {path}")
+
+
+def _measured_table(rows: list[dict[str, object]], found: list[EngineErrors]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    steps = Table(title="Whole steps of runs that the fit has not seen")
+    for name in ("mode", "load", "steps", "mape", "bias"):
+        steps.add_column(name, justify="left" if name == "mode" else "right")
+    for row in engine_rows(found):
+        steps.add_row(*(_cell(row[column.header]) for column in steps.columns))
+    notes = [
+        f"{item.mode.replace('_', ' ')}: {', '.join(item.fit.names)}; 90 % interval holds {item.test.coverage90:.0%};"
+        f" identical steps differ by {item.noise_floor:.1%}, the machine drifted from ×{item.drift[0]:.2f} to"
+        f" ×{item.drift[1]:.2f}"
+        for item in found
+    ]
+    return Group(_kernel_table(rows), *([steps, *notes] if found else []))
+
+
+COLUMNS = ("gpu", "kernel", "serving_mape", "serving_bias", "serving_coverage90", "serving_n", "overall_mape", "overall_n")
+
+
+def _kernel_table(rows: list[dict[str, object]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="Error on shapes left out of the fit")
+    for column in COLUMNS:
+        heading = column.replace("coverage90", "in 90 %").replace("_", " ")
+        table.add_column(heading, justify="left" if column in COLUMNS[:2] else "right")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in COLUMNS))
+    return table
 
 
 def _plain_table(rows: list[dict[str, object]]) -> RenderableType:
@@ -103,48 +247,11 @@ def _plain_table(rows: list[dict[str, object]]) -> RenderableType:
 
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(f"{value:.1%}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     return table
 
 
-def error_rows(profile: HardwareProfile) -> list[dict[str, object]]:
-    """One row per fitted kernel of a profile: its held-out errors on serving shapes and on all."""
-    kernels = profile.kernels
-    attention = (
-        ("decode attention", kernels.decode_attention),
-        ("prefill attention", kernels.prefill_attention),
-    )
-    named = [
-        *((f"gemm {dtype}", kernel.held_out) for dtype, kernel in kernels.gemm.items()),
-        *((f"{what} {fit.kv} d{fit.head_dim}", fit.kernel.held_out) for what, fits in attention for fit in fits),
-        *((f"all-reduce {fit.num_gpus} GPUs", fit.held_out) for fit in kernels.all_reduce),
-        ("element-wise", kernels.elementwise.held_out),
-    ]
-    return [
-        {
-            "gpu": profile.name,
-            "kernel": name,
-            **{f"serving_{key}": value for key, value in found.serving.model_dump().items()},
-            **{f"overall_{key}": value for key, value in found.overall.model_dump().items()},
-        }
-        for name, found in named
-        if found is not None
-    ]
-
-
-def _require_extra() -> None:
-    from twin.base import InputError
-
-    if importlib.util.find_spec("scipy") is None:
-        raise InputError("twin calibrate needs SciPy: pip install 'twin[calibrate]'")
-
-
-def _table(rows: list[dict[str, object]]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(title="Error on shapes left out of the fit")
-    for column in COLUMNS:
-        table.add_column(column.replace("_", " "), justify="left" if column in COLUMNS[:2] else "right")
-    for row in rows:
-        table.add_row(*(f"{v:.1%}" if isinstance(v := row[c], float) else str(v) for c in COLUMNS))
-    return table
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if isinstance(value, float) else str(value)

@@ -17,7 +17,8 @@ class EngineSettings(Frozen):
     """``vllm serve``'s flags. ``None`` is vLLM's own default, which :meth:`resolved` fills in.
 
     ``max_model_len`` None: the model's. ``num_gpu_blocks`` None: as many as vLLM would allocate. ``block_size`` and
-    ``async_scheduling`` None: 16 and on, on a CPU 128 and off. ``vllm_version`` is the release whose rules and defaults hold (:mod:`twin.spec.versions`).
+    ``async_scheduling`` None: 16 and on, on a CPU 128 and off. ``vllm_version`` is the release whose rules and defaults hold
+    (:mod:`twin.spec.versions`).
     """
 
     max_num_seqs: PositiveInt | None = None

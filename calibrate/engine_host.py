@@ -1,0 +1,158 @@
+"""The host section of a profile from an engine's step logs, judged on runs that the fit has not seen.
+
+The logs come from ``twin calibrate engine``: *fit* runs are fitted, *test* runs only judge, *sentinel* runs show how the
+machine drifted, and *repeat* runs how much identical steps differ. The engine in process and behind its server are fitted
+apart, as the server's own work takes time from every step; a profile keeps the server's, which is what people deploy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from calibrate.fit import round_to
+from calibrate.judge import Judged
+from calibrate.step_log import StepLog
+from calibrate.steps import StepFit, Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price
+from twin.base import Estimate, InputError
+from twin.spec.hardware import Errors, HardwareProfile, HostFit
+from twin.spec.model import model_from_config
+
+Floats = NDArray[np.float64]
+Mode = Literal["in_process", "server"]
+MODES: tuple[Mode, ...] = ("server", "in_process")
+REQUIRED = ("step_s", "sequence_s", "request_s", "input_token_s", "kernel_overlap_s", "compute_stretch")
+OVERLOAD = 0.8  # at higher loads a request's wait is the queue's, not the API's
+
+
+@dataclass(frozen=True)
+class EngineErrors:
+    """How well one mode's fit does: whole steps of test runs, by load, beside what the machine itself does."""
+
+    mode: Mode
+    fit: StepFit
+    test: Errors
+    loads: list[dict[str, Any]]
+    noise_floor: float
+    drift: tuple[float, float]
+
+
+def fit_engine(
+    profile: HardwareProfile, logs: Sequence[StepLog], date: str, tell: Callable[[str], None] = lambda _: None
+) -> tuple[HostFit, list[EngineErrors], list[Judged]]:
+    """The host section, the errors by mode, and every test step for the report.
+
+    Raises :class:`InputError` when the logs come from different machines or engine versions, or hold too few steps.
+    """
+    version = _same(logs, "vllm_version")
+    _same(logs, "name")
+    found: dict[Mode, tuple[EngineErrors, Judged]] = {}
+    for mode in MODES:
+        mine = [log for log in logs if log.engine["mode"] == mode]
+        if mine:
+            tell(f"{mode}: {sum(len(log.steps) for log in mine)} steps")
+            found[mode] = _fit_mode(profile, mode, mine)
+    main = next(iter(found))
+    fit = found[main][0].fit
+    source = f"steps of vLLM {version} on {profile.label}, {main.replace('_', ' ')}"
+    figures = {
+        name: _estimate(value, error, fit.n, source, date)
+        for name, value, error in zip(fit.names, fit.values, fit.stderr, strict=True)
+    }
+    server = [log for log in logs if log.engine["mode"] == "server"]
+    if server:
+        figures |= _request_estimates(server, source, date)
+    for name in REQUIRED:
+        neutral = 1.0 if name.endswith("stretch") else 0.0
+        figures.setdefault(
+            name, _estimate(neutral, None, fit.n, f"left at {neutral:g}: not told apart by these steps", date)
+        )
+    host = HostFit(
+        **figures,
+        vllm_version=version,
+        tpot_error=round_to(_run_error(found[main][1], logs, main), 3),
+        steps={mode: item.test for mode, (item, _) in found.items()},
+        correlated=fit.names,
+        correlation=tuple(tuple(round(float(x), 3) for x in row) for row in fit.correlation),
+        source=source,
+    )
+    return host, [item for item, _ in found.values()], [judged for _, judged in found.values()]
+
+
+def _same(logs: Sequence[StepLog], key: str) -> str:
+    values = sorted({str(log.engine.get(key, "")) for log in logs})
+    if len(values) != 1:
+        raise InputError(f"step logs of different engines or machines: {key} is {' and '.join(values)}")
+    return values[0]
+
+
+def corrected(log: StepLog) -> tuple[Steps, Floats]:
+    """The log's steps with the machine's drift taken out, and that drift at each step."""
+    sentinels = log.steps[log.steps["kind"] == "sentinel"]
+    slow = drift(sentinels, log.steps["start_s"].to_numpy(dtype=np.float64))
+    model = model_from_config(log.engine["model"], name="the engine's model")
+    return Steps(model, log.steps.assign(seconds=log.steps["seconds"] / slow)), slow
+
+
+def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> tuple[EngineErrors, Judged]:
+    steps, slow = zip(*map(corrected, logs), strict=True)
+    fit = fit_steps(profile, [part.of("fit", "repeat") for part in steps if len(part.of("fit", "repeat").table)])
+    tests = [part.of("test") for part in steps if len(part.of("test").table)]
+    if not tests:
+        raise InputError(f"no test runs in the step logs of mode {mode}: the error of the fit cannot be told")
+    predicted = np.concatenate([price(profile, part, fit.host) for part in tests])
+    table = pd.concat([part.table for part in tests], ignore_index=True)
+    seconds = table["seconds"].to_numpy(dtype=np.float64)
+    low, high = fit.held_out.interval90 or (0.0, np.inf)
+    inside = (seconds / predicted >= low) & (seconds / predicted <= high)
+    ratio = predicted / seconds
+    test = Errors(
+        mape=round_to(float(np.abs(ratio - 1).mean()), 3),
+        bias=round_to(float(ratio.mean() - 1), 2),
+        n=len(seconds),
+        interval90=(round_to(low, 3), round_to(high, 3)),
+        coverage90=round_to(float(inside.mean()), 3),
+    )
+    repeats = pd.concat([part.of("repeat", "sentinel").table for part in steps], ignore_index=True)
+    drifts = np.concatenate(slow)
+    judged = Judged(
+        gpu=profile.name,
+        kernel=f"engine step ({mode.replace('_', ' ')})",
+        size=(table["prefill_tokens"] + table["decodes"]).to_numpy(dtype=np.float64),
+        measured_s=seconds,
+        predicted_s=predicted,
+        serving=np.ones(len(seconds), dtype=bool),
+    )
+    result = EngineErrors(
+        mode, fit, test, by_load(table, predicted), noise_floor(repeats), (float(drifts.min()), float(drifts.max()))
+    )
+    return result, judged
+
+
+def _run_error(judged: Judged, logs: Sequence[StepLog], mode: Mode) -> float:
+    """Root mean square log error of whole test runs' total time."""
+    runs = np.concatenate(
+        [log.steps.loc[log.steps["kind"] == "test", "run"] for log in logs if log.engine["mode"] == mode]
+    )
+    sums = pd.DataFrame({"run": runs, "m": judged.measured_s, "p": judged.predicted_s}).groupby("run").sum()
+    return float(np.sqrt((np.log(sums["p"] / sums["m"]) ** 2).mean()))
+
+
+def _request_estimates(logs: Sequence[StepLog], source: str, date: str) -> dict[str, Estimate]:
+    requests = pd.concat([log.requests for log in logs], ignore_index=True)
+    calm = requests[(requests["load"].isna() | (requests["load"] <= OVERLOAD)) & requests["outside_s"].notna()]
+    values, stderr = fit_requests(calm)
+    return {
+        name: _estimate(value, error, len(calm), source, date)
+        for name, value, error in zip(("request_s", "input_token_s"), values, stderr, strict=True)
+    }
+
+
+def _estimate(value: float, stderr: float | None, n: int, source: str, date: str) -> Estimate:
+    error = None if stderr is None else round_to(float(stderr), 2)
+    return Estimate(value=round_to(float(value)), stderr=error, n=n, origin="fitted", source=source, date=date)

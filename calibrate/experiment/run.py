@@ -1,0 +1,182 @@
+"""Starts the experiment in vLLM's own environment and sees to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from calibrate.experiment import design
+from calibrate.measure.machine import host_cpu, memory_bytes
+from twin.base import InputError, TwinError, unknown_name
+
+DRIVER = Path(__file__).parent / "inside" / "drive.py"
+IDENTITY = ("device", "name", "mode", "model", "threads", "vllm_version")
+CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
+PROBE = "import json, vllm, torch; c = torch.cuda; print(json.dumps([vllm.__version__, c.is_available()]))"
+CUDA_FACTS = (
+    "import json, torch; p = torch.cuda.get_device_properties(0);"
+    " print(json.dumps({'name': p.name, 'memory_bytes': p.total_memory}))"
+)
+
+
+def find_python(python: Path | None) -> Path:
+    """An interpreter that has vLLM: the one given, this one, or that of ``make oracle``.
+
+    Raises :class:`InputError` when none has it.
+    """
+    oracle = os.environ.get("TWIN_ORACLE")
+    tried = [python] if python else [Path(sys.executable), *([Path(oracle) / "bin" / "python"] if oracle else [])]
+    for candidate in tried:
+        if candidate.exists() and subprocess.run(
+            [candidate, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"],
+            capture_output=True,
+            check=False,
+        ).returncode == 0:  # fmt: skip
+            return candidate
+    what = "no vLLM in this Python: name one that has it with --python, or install it there (pip install vllm)"
+    raise InputError(what, where=", ".join(map(str, tried)))
+
+
+def plan(
+    device: str,
+    mode: str,
+    model: str,
+    *,
+    threads: int,
+    quick: bool,
+    seed: int,
+    vllm_version: str,
+    name: str,
+    memory: int,
+) -> dict[str, Any]:
+    """Everything the driver needs, as JSON. Raises :class:`InputError` for an unknown model."""
+    if model not in design.MODELS:
+        raise unknown_name("model", model, design.MODELS)
+    size = design.SIZES[device, quick]
+    config = design.model_config(model)
+    on_cpu = device == "cpu"
+    return {
+        "mode": mode,
+        "model": config,
+        "env": ENV | (CPU_ENV | {"OMP_NUM_THREADS": str(threads)} if on_cpu else {}),
+        "async_scheduling": not on_cpu,
+        "engine_args": {
+            "enforce_eager": on_cpu,
+            "max_model_len": size.prompt + 512,
+            "max_num_batched_tokens": min(size.prompt, 8192) // (2 if on_cpu else 1),
+            "max_num_seqs": size.seqs,
+            "enable_prefix_caching": False,
+        },
+        "engine": {
+            "schema_version": 1,
+            "device": device,
+            "name": name,
+            "memory_bytes": memory,
+            "threads": threads,
+            "mode": mode,
+            "model": config,
+            "vllm_version": vllm_version,
+            "async_scheduling": not on_cpu,
+            "cuda_graphs": not on_cpu,
+        },
+        "probe": design.probe_lengths(device, quick=quick),
+        "runs": design.as_rows(design.runs(device, quick=quick, closed=mode == "in_process", seed=seed)),
+        "done": [],
+    }
+
+
+def run(
+    python: Path, device: str, mode: str, model: str, out: Path, *, threads: int, quick: bool, seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Run what ``out`` does not hold yet, and append it there, whole runs only.
+
+    Raises :class:`InputError` for a device that vLLM cannot use here or a log of another machine or engine,
+    :class:`TwinError` when the engine fails.
+    """
+    version, has_cuda = json.loads(_output(python, PROBE))
+    if device == "cuda" and not has_cuda:
+        raise InputError("vLLM here sees no CUDA device", allowed=["cpu"])
+    facts = (
+        json.loads(_output(python, CUDA_FACTS))
+        if device == "cuda"
+        else {"name": host_cpu(), "memory_bytes": memory_bytes()}
+    )
+    todo = plan(
+        device, mode, model, threads=threads, quick=quick, seed=seed,
+        vllm_version=version, name=facts["name"], memory=facts["memory_bytes"],
+    )  # fmt: skip
+    todo["done"] = _done(out, todo["engine"])
+    if len(todo["done"]) == len(todo["runs"]):
+        tell(f"all {len(todo['runs'])} runs are in {out} already")
+        return
+    tell(f"vLLM {version}, {model}, {mode.replace('_', ' ')}: {len(todo['runs']) - len(todo['done'])} runs")
+    _drive(python, todo, out)
+
+
+def _output(python: Path, code: str) -> str:
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, env=os.environ | ENV)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise TwinError(f"vLLM does not import: {last}", where=str(python))
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _done(out: Path, engine: dict[str, Any]) -> list[str]:
+    """Runs that a log of this very engine holds."""
+    if not out.exists():
+        return []
+    from calibrate.step_log import read_steps
+
+    log = read_steps(out)
+    for name in IDENTITY:
+        if log.engine.get(name) != engine[name]:
+            raise InputError(
+                f"this log is of another engine: its {name} is {log.engine.get(name)!r}, here it is {engine[name]!r}",
+                where=out.name,
+            )
+    return sorted(set(log.steps["run"]))
+
+
+def _drive(python: Path, todo: dict[str, Any], out: Path) -> None:
+    """The driver in a process group of its own, which ends with us, also when we are interrupted."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.json"
+        file.write_text(json.dumps(todo), encoding="utf-8")
+        errors = Path(folder) / "stderr.txt"
+        process = subprocess.Popen(
+            [python, DRIVER, file, out], start_new_session=True, stdout=subprocess.DEVNULL, stderr=errors.open("wb")
+        )
+        try:
+            code = process.wait()
+        finally:
+            _end(process)
+        if code:
+            said = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
+            raise TwinError(f"the experiment ended with {code}: {' | '.join(said[-3:]) or 'no message'}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the driver if it runs, then whatever is left of its process group."""
+    for number, patience_s in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)

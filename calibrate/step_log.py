@@ -1,0 +1,147 @@
+"""The log of an engine's steps that ``twin calibrate engine`` writes: checked, as tables in SI."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from twin.base import InputError
+
+ENGINE = (
+    "schema_version",
+    "device",
+    "name",
+    "threads",
+    "mode",
+    "model",
+    "vllm_version",
+    "async_scheduling",
+    "cuda_graphs",
+)
+RUN = ("run", "name", "kind", "load", "order")
+STEP = ("step", "start", "scheduled", "end", "seconds", "prefills", "decodes", "context", "waiting", "preempted")
+KINDS = ("fit", "test", "sentinel", "repeat")
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """``engine``: what ran where. ``steps``: one row per step. ``requests``: one row per request.
+
+    Columns of ``steps``: run, name, kind, load, order, step, start_s, seconds, schedule_s, prefills ([tokens, context] of
+    each chunk), prefill_tokens, num_prefills, decodes, context, waiting, preempted. Of ``requests``: run, kind, load,
+    input_tokens, output_tokens, ttft_s (client send to first chunk), e2el_s, and ``outside_s``, the part of the time to the
+    first token that passed neither in the engine's queue nor in its steps.
+    """
+
+    path: Path
+    engine: dict[str, Any]
+    steps: pd.DataFrame
+    requests: pd.DataFrame
+
+
+def read_steps(path: Path) -> StepLog:
+    """The log at ``path``; a last line torn by an interruption is left out.
+
+    Raises :class:`InputError` with file and line for a file that is no step log, a missing key, a time that is not positive
+    and finite, an unknown kind of run, or steps of two engines.
+    """
+    engine: dict[str, Any] | None = None
+    run: dict[str, Any] | None = None
+    steps: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
+    for where, row in _rows(path):
+        if "engine" in row:
+            found = _with(row["engine"], ENGINE, "engine", where)
+            if engine is not None and any(found[name] != engine[name] for name in ENGINE):
+                raise InputError("steps of two engines or machines in one file: give each its own", where=where)
+            engine = found
+        elif "kind" in row:
+            run = _with(row, RUN, "run", where)
+            if run["kind"] not in KINDS:
+                raise InputError(f"unknown kind of run {run['kind']!r}", where=where, allowed=KINDS)
+        elif engine is None or run is None:
+            raise InputError("a step log begins with its engine and a run", where=where)
+        elif "request" in row:
+            requests.append(_request(run, row, where))
+        else:
+            steps.append(_step(run, row, where))
+    if engine is None or not steps:
+        raise InputError("no steps", where=path.name)
+    return StepLog(path, engine, pd.DataFrame(steps), pd.DataFrame(requests, columns=[*REQUEST_COLUMNS]))
+
+
+REQUEST_COLUMNS = ("run", "kind", "load", "input_tokens", "output_tokens", "ttft_s", "e2el_s", "outside_s")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(f"cannot read the step log: {said}", where=path.name) from None
+    for number, line in enumerate(lines, start=1):
+        where = f"{path.name}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == len(lines) and not line.endswith("\n"):
+                return
+            raise InputError("not a line of JSON", where=where) from None
+        if not isinstance(row, dict):
+            raise InputError("not a JSON object", where=where)
+        yield where, row
+
+
+def _with(row: Any, names: tuple[str, ...], what: str, where: str) -> dict[str, Any]:
+    missing = [name for name in names if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise InputError(f"{what}: {missing[0]!r} is missing", where=where)
+    return dict(row)
+
+
+def _step(run: dict[str, Any], row: dict[str, Any], where: str) -> dict[str, Any]:
+    _with(row, STEP, "step", where)
+    seconds = row["seconds"]
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
+        raise InputError(f"step: seconds is {seconds!r}, not a positive number", where=where)
+    prefills = [(int(tokens), int(context)) for tokens, context in row["prefills"]]
+    return {
+        **{name: run[name] for name in RUN},
+        "load": math.nan if run["load"] is None else float(run["load"]),
+        "step": row["step"],
+        "start_s": row["start"],
+        "seconds": seconds,
+        "schedule_s": row["scheduled"] - row["start"],
+        "prefills": prefills,
+        "prefill_tokens": sum(tokens for tokens, _ in prefills),
+        "num_prefills": len(prefills),
+        "decodes": row["decodes"],
+        "context": row["context"],
+        "waiting": row["waiting"],
+        "preempted": row["preempted"],
+    }
+
+
+def _request(run: dict[str, Any], row: dict[str, Any], where: str) -> dict[str, Any]:
+    for name in ("request", "sent", "first_token", "last_token", "input_tokens", "output_tokens"):
+        if name not in row:
+            raise InputError(f"request: {name!r} is missing", where=where)
+    arrived, first = row.get("arrived"), row.get("first_step_end")
+    known = arrived is not None and first is not None
+    return {
+        "run": run["run"],
+        "kind": run["kind"],
+        "load": math.nan if run["load"] is None else float(run["load"]),
+        "input_tokens": row["input_tokens"],
+        "output_tokens": row["output_tokens"],
+        "ttft_s": row["first_token"] - row["sent"],
+        "e2el_s": row["last_token"] - row["sent"],
+        "outside_s": (arrived - row["sent"]) + (row["first_token"] - first) if known else np.nan,
+    }
