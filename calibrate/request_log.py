@@ -58,8 +58,9 @@ def read_requests(path: Path) -> RequestLog:
 
 
 def summary(log: RequestLog, **known: object) -> pd.DataFrame:
-    """One row per run in the columns of a table of closed-loop runs (``twin calibrate fit --runs``, ``twin validate``).
+    """One row per run, in the words of a table of runs: mean lengths in tokens, mean TTFT and TPOT in ms.
 
+    For reading and comparing; ``fit --runs`` replays closed loops with nominal lengths, see :mod:`calibrate.server_logs`.
     ``known`` (system, model, precision, tp_size, vllm_version, concurrency, request_rate) fills what the log does not say
     and overrides what it does; what nobody says is empty. ``request_rate`` is what was asked for, else what arrived per
     second. ``clock`` says whose TTFT it is: an engine's lacks what the API adds.
@@ -95,36 +96,42 @@ def _bench(path: Path, text: str) -> RequestLog:
     try:
         result = json.loads(text)
     except ValueError:
-        raise InputError("not a whole JSON object; was it cut short?", where=path.name) from None
+        raise InputError("not one whole JSON object; was it cut short?", where=path.name) from None
     for name in DETAILS:
         if not isinstance(result.get(name), list):
             what = f"{name!r} is missing: run vllm bench serve with --save-result --save-detailed"
             raise InputError(what, where=path.name)
     count = len(result["input_lens"])
-    blank: list[Any] = [None] * count
     lists = {name: result[name] for name in DETAILS}
-    lists |= {name: result.get(name) or blank for name in ("latencies", "start_times", "errors")}
+    lists |= {name: result.get(name) or [None] * count for name in ("latencies", "start_times", "errors")}
     if any(len(values) != count for values in lists.values()):
         raise InputError(f"{', '.join(lists)} differ in length", where=path.name)
-    done = [i for i in range(count) if (lists["output_lens"][i] or 0) > 0 and not lists["errors"][i]]
+    first = _numbers(lists["ttfts"])
+    gaps = np.array([_numbers(gap).sum() if isinstance(gap, list) else math.nan for gap in lists["itls"]])
+    last = _numbers(lists["latencies"])
+    start = _numbers(lists["start_times"])
+    outputs = _numbers(lists["output_lens"])
     table = pd.DataFrame(
         {
             "run": path.stem,
-            "arrival_s": [lists["start_times"][i] for i in done],
-            "input_tokens": [lists["input_lens"][i] for i in done],
-            "output_tokens": [lists["output_lens"][i] for i in done],
-            "ttft_s": [lists["ttfts"][i] for i in done],
-            "e2el_s": [
-                lists["ttfts"][i] + sum(lists["itls"][i]) if lists["latencies"][i] is None else lists["latencies"][i]
-                for i in done
-            ],
+            "arrival_s": start,
+            "input_tokens": _numbers(lists["input_lens"]),
+            "output_tokens": outputs,
+            "ttft_s": first,
+            "e2el_s": np.where(np.isnan(last), first + gaps, last),
             "queue_s": math.nan,
             "clock": "client",
         }
     )
-    table["arrival_s"] = pd.to_numeric(table["arrival_s"]) - pd.to_numeric(table["arrival_s"]).min()
-    where = [f"{path.name}, request {i}" for i in done]
-    return RequestLog(_finished(table, where), {path.stem: _bench_facts(result)}, count - len(done))
+    done = (outputs > 0) & np.array([not error for error in lists["errors"]], dtype=bool)
+    table = table[done].assign(arrival_s=lambda rows: rows["arrival_s"] - rows["arrival_s"].min())
+    where = [f"{path.name}, request {i}" for i in np.flatnonzero(done)]
+    return RequestLog(_finished(table, where), {path.stem: _bench_facts(result)}, count - len(table))
+
+
+def _numbers(values: list[Any]) -> Floats:
+    """NaN for what is no number."""
+    return np.asarray([value if isinstance(value, int | float) else math.nan for value in values], dtype=np.float64)
 
 
 def _bench_facts(result: Mapping[str, Any]) -> Facts:
@@ -133,8 +140,9 @@ def _bench_facts(result: Mapping[str, Any]) -> Facts:
     facts["model"] = result.get("model_id", "")
     if result.get("max_concurrency") is not None:
         facts["concurrency"] = result["max_concurrency"]
-    if result.get("request_rate") is not None:
-        facts["request_rate"] = float(result["request_rate"])
+    rate = result.get("request_rate")
+    if isinstance(rate, int | float) or rate == "inf":
+        facts["request_rate"] = float(rate)
     return facts
 
 
@@ -149,6 +157,7 @@ def _stamps(path: Path, text: str) -> RequestLog:
         if name not in table:
             raise InputError(f"column {name!r} is missing", where=f"{path.name}:1", allowed=needed)
     where = [f"{path.name}:{line}" for line in range(2, len(table) + 2)]
+    _require(table["run"].notna().to_numpy(), where, "the run has no name")
     stamps = table[[*STAMPS]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     _require(np.isfinite(stamps).all(axis=1), where, "a stamp is missing or not a number")
     _require((np.diff(stamps, axis=1) >= 0).all(axis=1), where, f"stamps run backwards: {' ≤ '.join(STAMPS)} is meant")
@@ -185,7 +194,10 @@ def _runs_beside(path: Path) -> dict[str, Facts]:
         return {}
     names = {"model": "model", "engine_version": "vllm_version", "tp": "tp_size"}
     found: dict[str, Facts] = {}
-    for row in pd.read_csv(beside, dtype=str, keep_default_na=False).to_dict("records"):
+    table = pd.read_csv(io.StringIO(_text(beside)), dtype=str, keep_default_na=False)
+    if "run" not in table:
+        raise InputError("column 'run' is missing", where=f"{beside.name}:1")
+    for row in table.to_dict("records"):
         facts: Facts = {new: row[old] for old, new in names.items() if row.get(old)}
         facts["system"] = profile_name(row.get("hardware", ""))
         facts["precision"] = PRECISIONS.get(row.get("dtype", ""), row.get("dtype", ""))

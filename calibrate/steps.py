@@ -41,8 +41,9 @@ STRUCTURES: tuple[tuple[str, ...], ...] = (
 """Candidate sets of coefficients, from few to many. Without ``kernel_overlap_s`` the host's cost of a launch is in the
 constant; a family without its stretch takes as long in the engine as when it was timed alone."""
 WORTH = 0.96  # a larger set must lower the held-out error by 4 %
-NOISE = 0.08
-"""Relative scatter of a step's time on a shared machine, beyond which the loss turns linear."""
+NOISE = 0.25
+"""Relative residual beyond which the loss turns linear: a step that somebody else's work on the machine held up."""
+ROUNDS = 5
 STEPS_PER_COEFFICIENT = 10
 FOLDS = 5
 LEAST_REPEATS = 3
@@ -51,7 +52,7 @@ TELL_APART = 1e5  # condition number beyond which coefficients are not fitted to
 
 @dataclass(frozen=True)
 class Steps:
-    """Timed steps of one model on one engine: ``table`` has the columns of :func:`calibrate.vllm_logs.read_steps`."""
+    """Timed steps of one model on one engine: ``table`` has the columns of :func:`calibrate.step_log.read_steps`."""
 
     model: ModelSpec
     table: pd.DataFrame
@@ -109,11 +110,23 @@ def _unit(name: str) -> float:
 
 
 def _solve(x: Floats, rest: Floats, seconds: Floats, names: Sequence[str]) -> tuple[Floats, Floats]:
-    """Robust relative least squares with every cost at least zero; the solution and the Jacobian there."""
-    relative, target = x / seconds[:, None], 1.0 - rest / seconds
-    scale = np.maximum(np.abs(relative).mean(axis=0), 1e-30)
+    """Robust relative least squares with every cost at least zero: the coefficients, and the slopes of relative residuals.
+
+    Residuals are relative to the prediction of the round before, not to the measurement: what delays a step now and then
+    only ever adds to it, and relative to the measurement such steps would count too little and the sum come out low.
+    """
     free = np.array([name == "kernel_overlap_s" for name in names])
-    matrix = np.asarray(relative / scale, dtype=np.float64)
+    predicted = seconds
+    for _ in range(ROUNDS):
+        relative, target = x / predicted[:, None], (seconds - rest) / predicted
+        scale = np.maximum(np.abs(relative).mean(axis=0), 1e-30)
+        values = _bounded(np.asarray(relative / scale, dtype=np.float64), target, free) / scale
+        predicted = np.maximum(x @ values + rest, 0.1 * seconds)
+    return values, relative
+
+
+def _bounded(matrix: Floats, target: Floats, free: NDArray[np.bool_]) -> Floats:
+    """Soft-L1 solution of matrix · u = target; ``free`` coefficients may be negative."""
 
     def residuals(units: Floats) -> Floats:
         return np.asarray(matrix @ units - target, dtype=np.float64)
@@ -125,7 +138,7 @@ def _solve(x: Floats, rest: Floats, seconds: Floats, names: Sequence[str]) -> tu
     start = np.where(free, plain, np.maximum(plain, 0.01))  # inside the bounds
     low = np.where(free, -np.inf, 0.0)
     found = least_squares(residuals, start, jac=slopes, bounds=(low, np.inf), loss="soft_l1", f_scale=NOISE)
-    return np.asarray(found.x / scale), relative
+    return np.asarray(found.x, dtype=np.float64)
 
 
 def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
@@ -169,7 +182,8 @@ def _finish(
 ) -> StepFit:
     x, rest = columns(profile, steps, names)
     values, relative = _solve(x, rest, seconds, names)
-    residual = relative @ values + rest / seconds - 1
+    predicted = x @ values + rest
+    residual = seconds / predicted - 1
     spread = float(np.sqrt((residual**2).sum() / max(len(seconds) - len(names), 1)))
     stderr = spread * unit_stderr(relative)
     covariance = np.linalg.pinv(relative.T @ relative)

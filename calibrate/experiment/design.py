@@ -49,17 +49,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Size:
-    """What the device takes: the longest prompt and the most sequences of a run, cached tokens in all, seconds of a load."""
+    """What the device takes: the longest prompt and the most sequences of a run, cached tokens in all.
+
+    Each load runs ``rounds`` × ``parts`` times for ``load_s``: short, so that sentinels follow a shared machine's drift.
+    """
 
     prompt: int
     seqs: int
     cached: int
     load_s: float
     rounds: int
+    parts: int = 1
 
 
 SIZES = {
-    ("cpu", False): Size(prompt=2048, seqs=64, cached=40_000, load_s=5.0, rounds=2),
+    ("cpu", False): Size(prompt=2048, seqs=64, cached=40_000, load_s=2.5, rounds=2, parts=2),
     ("cpu", True): Size(prompt=1024, seqs=32, cached=12_000, load_s=2.0, rounds=1),
     ("cuda", False): Size(prompt=8192, seqs=512, cached=600_000, load_s=8.0, rounds=3),
     ("cuda", True): Size(prompt=8192, seqs=256, cached=200_000, load_s=3.0, rounds=1),
@@ -93,9 +97,10 @@ def runs(device: str, *, quick: bool = False, closed: bool = True, seed: int = 0
     for turn in range(size.rounds):
         own = _closed(size, rng, turn) if closed else []
         loads = [
-            _load(f"load {load:g} of {kind}, {turn}", kind, load, size, rng)
+            _load(f"load {load:g} of {kind}, {turn}.{part}", kind, load, size, rng)
             for kind, levels in LOADS.items()
             for load in levels
+            for part in range(size.parts)
         ]
         shuffled = [*own, *loads]
         found += [shuffled[i] for i in rng.permutation(len(shuffled))]

@@ -22,9 +22,9 @@ from calibrate.measure.log import Point
 from calibrate.measure.timing import CpuTimer, CudaTimer, Timer, summarise
 from twin.base import TwinError
 
-REPEATS = 30
-SMALL_BYTES = 2**18  # below, latency decides: many calls in one sample
-CALLS_SMALL, CALLS_LARGE = 20, 4
+REPEATS = 20
+SMALL_BYTES = 2**18  # below, latency decides, and it is noisy: many calls in one sample
+CALLS_SMALL, CALLS_LARGE = 100, 10
 END_S = 5.0
 PATIENCE = timedelta(seconds=120)  # a worker whose partner died ends by itself
 

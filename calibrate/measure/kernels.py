@@ -6,6 +6,7 @@ step; activations stay where the operator before has just written them. All on o
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -42,6 +43,7 @@ class Bench:
 
     def __init__(self, torch: Any, device: str, cache_bytes: int) -> None:
         self.torch, self.device, self.cache_bytes = torch, device, cache_bytes
+        self._where = device
         self._random = torch.Generator(device=device).manual_seed(0)
         self._stores: dict[object, Tensor] = {}
         self._packed: dict[tuple[int, int], list[Tensor]] = {}
@@ -67,7 +69,7 @@ class Bench:
 
     def fresh(self, *shape: int) -> Tensor:
         """New bf16 values of one size, as an operator before leaves them."""
-        return self.torch.randn(shape, generator=self._random, device=self.device).to(self.torch.bfloat16)
+        return self.torch.randn(shape, generator=self._random, device=self._where).to(self.torch.bfloat16)
 
     def rotating(self, dtype: Any, *shape: int) -> list[Tensor]:
         """Views of one large buffer, as many as exceed the cache; one where one does."""
@@ -93,7 +95,7 @@ class Bench:
             x8 = (x * 64).to(torch.int8)
             return {"int_mm": [partial(torch._int_mm, x8, w.t()) for w in self.rotating(torch.int8, n, k)]}
         if point["dtype"] == "fp8":
-            x8, one = x.to(torch.float8_e4m3fn), torch.ones((), device=self.device)
+            x8, one = x.to(torch.float8_e4m3fn), torch.ones((), device=self._where)
             multiply = partial(
                 torch._scaled_mm, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
             )
@@ -130,11 +132,12 @@ class Bench:
         torch, chunk, context = self.torch, point["chunk"], point["context"]
         q = self.fresh(point["batch"], point["num_heads"], chunk, point["head_dim"])
         caches = self._caches(point, context + chunk)
-        seen = torch.ones(chunk, context + chunk, dtype=torch.bool, device=self.device).tril(context)
+        seen = torch.ones(chunk, context + chunk, dtype=torch.bool, device=self._where).tril(context)
         if context == 0:
             masked: dict[str, Any] = {"is_causal": True}
         elif self.device == "cuda":
-            masked = {"attn_mask": torch.nn.attention.bias.causal_lower_right(chunk, context + chunk)}
+            bias = importlib.import_module("torch.nn.attention.bias")
+            masked = {"attn_mask": bias.causal_lower_right(chunk, context + chunk)}
         else:
             masked = {"attn_mask": seen}
         return self._attention(q, caches, {**masked, "enable_gqa": True}, seen if self.device == "cpu" else None)
@@ -150,11 +153,12 @@ class Bench:
                 "sdpa": [partial(fused, q, keys, values) for keys, values in caches],
                 "matmul": self._products(q, caches, seen),
             }
-        backends = torch.nn.attention.SDPBackend
+        attention = importlib.import_module("torch.nn.attention")
+        backends = attention.SDPBackend
         kinds = {"flash": backends.FLASH_ATTENTION, "cudnn": backends.CUDNN_ATTENTION}
         if "attn_mask" in options:
             del kinds["cudnn"]  # it has no bottom-right mask, and torch would fall back to another program
-        select = torch.nn.attention.sdpa_kernel
+        select = attention.sdpa_kernel
         return {
             name: [partial(_within, partial(select, kind), partial(fused, q, keys, values)) for keys, values in caches]
             for name, kind in kinds.items()

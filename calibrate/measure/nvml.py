@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 ENERGY_UPDATES_S = 1.0
@@ -32,20 +33,23 @@ class Nvml:
         return sorted(int(process.pid) for process in found if process.pid != os.getpid())
 
     def load(self) -> float:
-        """Share of the last second (or less) in which a kernel ran."""
-        return float(self._nvml.nvmlDeviceGetUtilizationRates(self._board).gpu) / 100.0
+        """Share of the last second (or less) in which a kernel ran; 0 where the board does not tell (a MIG slice)."""
+        try:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(self._board).gpu) / 100.0
+        except self._nvml.NVMLError:
+            return 0.0
 
     def power_limit_w(self) -> float | None:
         """The limit that is in force; ``None`` where the board keeps it to itself."""
-        try:
-            return float(self._nvml.nvmlDeviceGetEnforcedPowerLimit(self._board)) / 1e3
-        except self._nvml.NVMLError:
-            return None
+        return self._milli(self._nvml.nvmlDeviceGetEnforcedPowerLimit)
 
     def energy_j(self) -> float | None:
         """Counter of all energy since the driver was loaded; ``None`` before Volta."""
+        return self._milli(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+
+    def _milli(self, ask: Callable[[Any], int]) -> float | None:
         try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board)) / 1e3
+            return float(ask(self._board)) / 1e3
         except self._nvml.NVMLError:
             return None
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from calibrate.measure.log import Point
 from calibrate.measure.nvml import ENERGY_UPDATES_S, Nvml
 from calibrate.measure.timing import Sample
 
 POINTS_PER_FAMILY = 10
+QUICK_POINTS_PER_FAMILY = 3
 """A second each is too long for every point; these are spread over the family."""
 
 
-def power_points(points: list[Point]) -> set[int]:
+def power_points(points: Sequence[Point], per_family: int = POINTS_PER_FAMILY) -> set[int]:
     """Which positions of ``points`` are also measured in watts: evenly spread within each family."""
     chosen: set[int] = set()
     for family in {point["family"] for point in points}:
         own = [i for i, point in enumerate(points) if point["family"] == family]
-        chosen.update(own[:: max(1, -(-len(own) // POINTS_PER_FAMILY))])
+        chosen.update(own[:: max(1, -(-len(own) // per_family))])
     return chosen
 
 

@@ -23,7 +23,7 @@ from calibrate.measure.machine import (
 )
 from calibrate.measure.nvml import Nvml, find_nvml
 from calibrate.measure.points import plan
-from calibrate.measure.power import mean_power_w, power_points
+from calibrate.measure.power import POINTS_PER_FAMILY, QUICK_POINTS_PER_FAMILY, mean_power_w, power_points
 from calibrate.measure.timing import CpuTimer, CudaTimer, Effort, Timer, fastest, repeat
 from twin.base import InputError, unknown_name
 
@@ -124,7 +124,8 @@ class Session:
         if outcome.kept:
             self.tell(f"{outcome.kept} of {outcome.planned} points are in {self.request.out} already")
         alone = [point for point in todo if point["family"] != "all_reduce"]
-        with_power = power_points(alone) if self.nvml else set()
+        per_family = QUICK_POINTS_PER_FAMILY if self.request.quick else POINTS_PER_FAMILY
+        with_power = power_points(alone, per_family) if self.nvml else set()
         clock = Remaining(len(todo), self.progress)
         for position, point in enumerate(alone):
             self._one(point, position in with_power, outcome)

@@ -138,6 +138,8 @@ class FakeNvml:
         return [SimpleNamespace(pid=pid) for pid in self.processes]
 
     def nvmlDeviceGetUtilizationRates(self, _: object) -> Any:
+        if self.percent < 0:
+            raise self.NVMLError
         return SimpleNamespace(gpu=self.percent)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, _: object) -> int:
@@ -157,6 +159,7 @@ def test_a_gpu_with_other_processes_or_load_is_busy_and_our_own_process_is_not()
     assert machine.busy_gpu(Nvml(FakeNvml((7, os.getpid(), 5)))) == "the GPU is in use by processes 5, 7"
     assert machine.busy_gpu(Nvml(FakeNvml((), load=37))) == "the GPU is 37% busy with work of another user"
     assert machine.busy_gpu(Nvml(FakeNvml((), load=5))) is None
+    assert machine.busy_gpu(Nvml(FakeNvml((), load=-1))) is None
 
 
 def test_nvml_in_si_and_absent_counters() -> None:

@@ -169,10 +169,12 @@ import json, torch
 from calibrate.measure.kernels import Bench
 torch.set_num_threads(1)
 bench = Bench(torch, "cpu", 2**16)
+bench.device = DEVICE  # chooses the programs; the tensors stay on the CPU
 heads = {"kv": "bf16", "head_dim": 64, "num_heads": 8, "num_kv_heads": 2}
 points = [
     {"family": "gemm", "dtype": "bf16", "m": 5, "n": 96, "k": 64},
     {"family": "gemm", "dtype": "int8", "m": 5, "n": 96, "k": 64},
+    {"family": "gemm", "dtype": "fp8", "m": 5, "n": 96, "k": 64},
     {"family": "decode", **heads, "batch": 3, "context": 40},
     {"family": "prefill", **heads, "batch": 2, "chunk": 20, "context": 0},
     {"family": "prefill", **heads, "batch": 2, "chunk": 20, "context": 30},
@@ -183,10 +185,9 @@ with torch.inference_mode():
         programs = bench.programs(point)
         if point["family"] == "gemm":
             x = next(iter(programs.values()))[0].args[0]
-            dtype = torch.int8 if point["dtype"] == "int8" else torch.bfloat16
-            want = x.double() @ bench.rotating(dtype, 96, 64)[0].double().T
+            want = x.double() @ bench.rotating(x.dtype, 96, 64)[0].double().T
         else:
-            q, keys, values = (t.double() for t in programs["sdpa"][0].args)
+            q, keys, values = (t.double() for t in ATTENTION.args[-3:])
             q = q.reshape(q.shape[0], 2, -1, 64)
             scores = q @ keys.transpose(2, 3) / 8
             if point["family"] == "prefill":
@@ -195,6 +196,8 @@ with torch.inference_mode():
                 scores = scores.masked_fill(~seen.repeat(4, 1), float("-inf"))
             want = scores.softmax(-1) @ values
         for name, calls in programs.items():
+            if name == "cudnn":
+                continue  # has no CPU kernel
             error = (calls[0]().double().reshape(want.shape) - want).abs().max() / want.abs().max()
             wrong[f"{point['family']} {point.get('dtype', point.get('context'))} {name}"] = float(error)
 print(json.dumps(wrong))
@@ -202,10 +205,26 @@ print(json.dumps(wrong))
 
 
 def test_every_program_computes_what_it_is_said_to(torch_python: Path) -> None:
-    wrong = in_torch(torch_python, AGREE)
+    wrong = in_torch(torch_python, AGREE.replace("DEVICE", "'cpu'").replace("ATTENTION", 'programs["sdpa"][0]'))
     assert {"gemm bf16 onednn_packed", "gemm int8 int_mm", "decode 40 matmul", "prefill 30 sdpa"} <= set(wrong)
     assert max(wrong.values()) < 0.03, wrong
     assert wrong["gemm int8 int_mm"] == 0
+
+
+def test_programs_for_cuda_compute_what_they_are_said_to_where_the_cpu_has_them(torch_python: Path) -> None:
+    """The same calls on tensors in the CPU's memory: sizes, layouts, masks and scales; not the device's own kernels."""
+    wrong = in_torch(
+        torch_python, AGREE.replace("DEVICE", "'cuda'").replace("ATTENTION", 'programs["flash"][0].args[1]')
+    )
+    assert set(wrong) == {
+        "gemm bf16 linear",
+        "gemm int8 int_mm",
+        "gemm fp8 scaled_mm",
+        "decode 40 flash",
+        "prefill 0 flash",
+        "prefill 30 flash",
+    }
+    assert max(wrong.values()) < 0.03, wrong
 
 
 SPILL = """

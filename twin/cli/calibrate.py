@@ -37,6 +37,16 @@ def calibrate() -> None:
 
 @calibrate_app.command("import")
 def import_(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results of vllm bench serve --save-detailed, for --runs.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Table of runs that the results are added to (CSV).")] = None,
+    system: Annotated[str | None, typer.Option(help="GPU that the results were measured on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the results; what they name without it.")] = None,
+    precision: Annotated[str, typer.Option(help="bf16 or fp8 weights.")] = "bf16",
+    kv_cache_dtype: Annotated[str, typer.Option(help="As vLLM's.")] = "auto",
+    tp_size: Annotated[int, typer.Option(help="Tensor-parallel size of the results.", min=1)] = 1,
+    vllm_version: Annotated[str, typer.Option(help="Release that the results were measured on.")] = "",
     database: Annotated[
         Path | None,
         typer.Option(help="Folder of the measured-kernel database; the installed aiconfigurator-core without it."),
@@ -50,7 +60,14 @@ def import_(
     """Fit one profile per GPU to the measured-kernel database and report the held-out errors of each kernel.
 
     A host section that a profile in OUT already has is kept. Each profile is written whole or not at all.
+    Given RESULTS of a server's benchmark instead, write them as a table of runs for `twin calibrate fit --runs`.
     """
+    if results or runs:
+        facts = {
+            "system": system, "model": model, "precision": precision, "tp_size": tp_size, "vllm_version": vllm_version,
+            "kv_cache_dtype": kv_cache_dtype,
+        }  # fmt: skip
+        return _import_results(results or [], runs, facts, fmt)
     _require_scipy()
     from calibrate.importers import find_database
     from calibrate.profile_yaml import to_yaml
@@ -68,6 +85,25 @@ def import_(
             _report(report / f"{name}.pdf", profile, judged)
         rows += error_rows(profile)
     emit({"kernels": rows}, fmt=fmt, table=lambda: _kernel_table(rows), rows=rows)
+
+
+def _import_results(results: list[Path], runs: Path | None, facts: dict[str, object], fmt: Format) -> None:
+    from calibrate.server_logs import COLUMNS, closed_loop_row
+    from twin.cli.common import csv_text
+    from twin.spec.hardware import load_profile
+    from twin.trust.validate import read_table
+
+    if not results or runs is None or facts["system"] is None:
+        raise InputError("results become runs with --runs TABLE and --system GPU")
+    load_profile(str(facts["system"]))
+    rows = [closed_loop_row(path, **facts) for path in results]  # type: ignore[arg-type]
+    before = read_table(runs)[1] if runs.exists() else []
+    known = {row.get("source") for row in before}
+    new = [row for row in rows if row["source"] not in known]
+    table = [{name: row.get(name, "") for name in COLUMNS} | row for row in [*before, *new]]
+    write_atomic(runs, csv_text(table))
+    note(f"{len(new)} runs added to {runs}, {len(table)} in all")
+    emit({"runs": rows}, fmt=fmt, table=lambda: _plain_table(rows), rows=rows)
 
 
 @calibrate_app.command("fit")
@@ -109,10 +145,7 @@ def _fit_measured(
 
     path = out / f"{name}.yaml"
     judged: list[Judged] = []
-    if kernels is None:
-        profile = load_profile(path)
-    else:
-        profile = keep_host(profile_from_log(kernels, name, date, judged), path)
+    profile = load_profile(path) if kernels is None else keep_host(profile_from_log(kernels, name, date, judged), path)
     found: list[EngineErrors] = []
     if engine:
         host, found, steps = fit_engine(profile, [read_steps(log) for log in engine], date, note)
@@ -227,7 +260,16 @@ def _measured_table(rows: list[dict[str, object]], found: list[EngineErrors]) ->
     return Group(_kernel_table(rows), *([steps, *notes] if found else []))
 
 
-COLUMNS = ("gpu", "kernel", "serving_mape", "serving_bias", "serving_coverage90", "serving_n", "overall_mape", "overall_n")
+COLUMNS = (
+    "gpu",
+    "kernel",
+    "serving_mape",
+    "serving_bias",
+    "serving_coverage90",
+    "serving_n",
+    "overall_mape",
+    "overall_n",
+)
 
 
 def _kernel_table(rows: list[dict[str, object]]) -> RenderableType:

@@ -34,11 +34,15 @@ def engine(
     device: Annotated[Device, typer.Option(help="Device of the engine.")] = Device.cpu,
     mode: Annotated[Mode, typer.Option(help="In process, or behind vLLM's own server.")] = Mode.in_process,
     model: Annotated[str, typer.Option(help="Shape of the model, weights made up: small, wide or 8b.")] = "small",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine; all but one without it.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of the engine; all but one without it.", min=1)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="About two minutes.")] = False,
     seed: Annotated[int, typer.Option(help="Of the lengths and arrivals.", min=0)] = 0,
     wait: Annotated[str, typer.Option(help="How long to wait for a busy device to be quiet.")] = "0s",
-    python: Annotated[Path | None, typer.Option(help="A Python that has vLLM; this one, or make oracle's, without it.")] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="A Python that has vLLM; this one, or make oracle's, without it.")
+    ] = None,
     fmt: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.table,
 ) -> None:
     """Run prefills, decodes, mixtures and loads on a real vLLM engine with made-up weights, and time every step.

@@ -162,7 +162,7 @@ def request_of(
 
 
 def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
-    """Profiles and their prices: of the GPUs named, else of all that have a price of this kind."""
+    """Profiles and their prices: of the GPUs named, else of all that were measured and have a price of this kind."""
     from twin.base import InputError
     from twin.spec.hardware import load_profile, profile_names
     from twin.spec.prices import load_price_book
@@ -170,9 +170,11 @@ def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any,
     book = load_price_book(book_file)
     wanted = profile_names() if names is None else list(dict.fromkeys(part.strip() for part in names.split(",")))
     profiles = [load_profile(name) for name in wanted]
+    prices, unpriced, assumed = {}, [], []
     if names is None:
         profiles = [profile for profile in profiles if profile.device == "gpu"]
-    prices, unpriced = {}, []
+        assumed = [profile.name for profile in profiles if profile.origin == "assumed"]
+        profiles = [profile for profile in profiles if profile.origin != "assumed"]
     for profile in profiles:
         try:
             prices[profile.name] = book.price(profile.name, kind)
@@ -182,7 +184,11 @@ def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any,
             unpriced.append(profile.name)
     if not prices:
         raise InputError(f"no GPU has a price of kind {kind}", where=book.name)
-    notes = (f"left out for want of a price of kind {kind}: {', '.join(unpriced)}",) if unpriced else ()
+    left_out = {
+        f"for want of a price of kind {kind}": unpriced,
+        "as their speed is only assumed (--gpu takes them)": assumed,
+    }
+    notes = tuple(f"left out {why}: {', '.join(gpus)}" for why, gpus in left_out.items() if gpus)
     return tuple(p for p in profiles if p.name in prices), prices, notes
 
 

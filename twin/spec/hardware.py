@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from twin.base import Estimate, Frozen, InputError, Provenance, data_dir, unknown_name
+from twin.base import Estimate, Frozen, InputError, Origin, Provenance, data_dir, unknown_name
 
 Precision = Literal["bf16", "fp8", "int8"]
 
@@ -252,6 +252,11 @@ class HardwareProfile(Frozen):
     kernels: Kernels
     host: HostFit | None = None
     fit_notes: tuple[str, ...] = Field(default=())
+
+    @property
+    def origin(self) -> Origin:
+        """Where the device's speed comes from: that of its matrix products."""
+        return self.kernels.gemm["bf16"].provenance.origin
 
     def digest(self) -> str:
         """sha256 of the content (not of the file's layout), for run manifests."""

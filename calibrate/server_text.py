@@ -49,7 +49,7 @@ def _share(text: str) -> float:
 
 
 FACTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    ("vllm_version", r"(?:LLM engine \(v|[Vv]ersion )(\d[\w.+-]*)", str),
+    ("vllm_version", r"(?:LLM engine \(v|server version |█\s+version )(\d[\w.+-]*)", str),
     ("model", r"with config: model='([^']+)'", str),
     ("dtype", r"[ ,]dtype=(?:torch\.)?(\w+)", str),
     ("quantization", r"[ ,]quantization=(\w+)", str),
@@ -61,6 +61,7 @@ FACTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("max_num_batched_tokens", r"max_num_batched_tokens=(\d+)", _count),
     ("weights_bytes", r"Model loading took ([\d.]+) GiB", _gib),
     ("kv_cache_bytes", r"Available KV cache memory: ([\d.]+) GiB", _gib),
+    ("kv_cache_bytes", r"Explicitly set \(([\d.]+)/[\d.]+\) GiB for KV cache", _gib),
     ("kv_cache_tokens", r"KV cache size: ([\d,]+) tokens", _count),
     ("max_concurrency", r"Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x", float),
     ("graphs_bytes", r"Graph capturing finished in \d+ secs, took ([\d.]+) GiB", _gib),
@@ -160,7 +161,7 @@ def _take(facts: Facts, line: str, where: str) -> None:
         return
     for name, pattern, read in FACTS:
         found = re.search(pattern, line)
-        if found is None:
+        if found is None or found[1] == "None":
             continue
         value = read(found[1].rstrip("."))
         if name in ("vllm_version", "kv_cache_tokens") and facts.get(name, value) != value:
