@@ -118,7 +118,7 @@ def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> 
         interval90=(round_to(low, 3), round_to(high, 3)),
         coverage90=round_to(float(inside.mean()), 3),
     )
-    repeats = pd.concat([part.of("repeat", "sentinel").table for part in steps], ignore_index=True)
+    floors = [noise_floor(log.steps[log.steps["kind"] == "sentinel"]) for log in logs]
     drifts = np.concatenate(slow)
     judged = Judged(
         gpu=profile.name,
@@ -129,7 +129,7 @@ def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> 
         serving=np.ones(len(seconds), dtype=bool),
     )
     result = EngineErrors(
-        mode, fit, test, by_load(table, predicted), noise_floor(repeats), (float(drifts.min()), float(drifts.max()))
+        mode, fit, test, by_load(table, predicted), float(np.mean(floors)), (float(drifts.min()), float(drifts.max()))
     )
     return result, judged
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -25,7 +25,7 @@ def profile_from_log(path: Path, name: str, date: str, judged: list[Judged] | No
     log = read_log(path)
     frames = tables(log)
     facts = facts_of_machine(log.machine, frames, path.name, str(log.machine["date"]))
-    device = "cpu" if log.machine["device"] == "cpu" else "gpu"
+    device: Literal["gpu", "cpu"] = "cpu" if log.machine["device"] == "cpu" else "gpu"
     label = f"{log.machine['name']}, {log.machine['num_sms']} cores" if device == "cpu" else str(log.machine["name"])
     return profile_from_tables(name, facts, frames, date, device=device, label=label, judged=judged)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ class StepLog:
 
 
 def read_steps(path: Path) -> StepLog:
-    """The log at ``path``; a last line torn by an interruption is left out.
+    """The log at ``path`` (``.gz`` too); a last line torn by an interruption is left out.
 
     Raises :class:`InputError` with file and line for a file that is no step log, a missing key, a time that is not positive
     and finite, an unknown kind of run, or steps of two engines.
@@ -82,9 +83,10 @@ REQUEST_COLUMNS = ("run", "kind", "load", "input_tokens", "output_tokens", "ttft
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not text"
+        raw = path.read_bytes()
+        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines(keepends=True)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        said = (error.strerror or "not gzip") if isinstance(error, OSError) else "not text"
         raise InputError(f"cannot read the step log: {said}", where=path.name) from None
     for number, line in enumerate(lines, start=1):
         where = f"{path.name}:{number}"

@@ -198,28 +198,42 @@ def _finish(
     )
 
 
+def _speeds(sentinels: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The steps of sentinel runs that decode every request and nothing else, and the medians of each run by time."""
+    full = sentinels[(sentinels["num_prefills"] == 0) & (sentinels["decodes"] == sentinels["decodes"].max())]
+    return full, full.groupby("run")[["start_s", "seconds"]].median().sort_values("start_s")
+
+
 def drift(sentinels: pd.DataFrame, at_s: Floats) -> Floats:
     """How slow the machine was at times ``at_s`` against its median: lines between the sentinel runs.
 
     ``sentinels``: steps of runs that are all the same (columns ``run``, ``start_s``, ``seconds``, ``num_prefills``,
-    ``decodes``). What counts of a run is the median of its steps that decode every request and nothing else.
+    ``decodes``).
     """
-    full = sentinels[(sentinels["num_prefills"] == 0) & (sentinels["decodes"] == sentinels["decodes"].max())]
-    if full.empty:
+    _, points = _speeds(sentinels)
+    if points.empty:
         return np.ones_like(at_s)
-    points = full.groupby("run")[["start_s", "seconds"]].median().sort_values("start_s")
     slow = np.log(points["seconds"] / points["seconds"].median())
     return np.asarray(np.exp(np.interp(at_s, points["start_s"], slow)), dtype=np.float64)
 
 
-def noise_floor(repeats: pd.DataFrame) -> float:
-    """Mean absolute relative difference of identical steps from their median: what no model can go below.
+def noise_floor(sentinels: pd.DataFrame) -> float:
+    """Mean absolute relative difference of identical steps from their median, drift taken out: no model can go below.
 
-    ``repeats``: steps of runs that were repeated; alike are those of one ``name`` that compute the same.
+    Each sentinel run is corrected with the drift that the others show, as the steps of every other run are. NaN for fewer
+    than three runs.
     """
-    groups = repeats.groupby(["name", "prefill_tokens", "num_prefills", "decodes", "context"])["seconds"]
+    full, points = _speeds(sentinels)
+    if len(points) < LEAST_REPEATS:
+        return float("nan")
+    at, slow = points["start_s"].to_numpy(), np.log(points["seconds"].to_numpy())
+    others = [np.interp(at[i], np.delete(at, i), np.delete(slow, i)) for i in range(len(at))]
+    by_run = dict(zip(points.index, others, strict=True))
+    seconds = full["seconds"].to_numpy() / np.exp([by_run[run] for run in full["run"]])
+    full = full.assign(seconds=seconds)
+    groups = full.groupby(["decodes", "context"])["seconds"]
     many = groups.transform("size") >= LEAST_REPEATS
-    return float((repeats["seconds"] / groups.transform("median") - 1).abs()[many].mean())
+    return float((full["seconds"] / groups.transform("median") - 1).abs()[many].mean())
 
 
 def by_load(table: pd.DataFrame, predicted: Floats) -> list[dict[str, Any]]:

@@ -29,10 +29,7 @@ ENV = {
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 PROBE = "import json, vllm, torch; c = torch.cuda; print(json.dumps([vllm.__version__, c.is_available()]))"
-CUDA_FACTS = (
-    "import json, torch; p = torch.cuda.get_device_properties(0);"
-    " print(json.dumps({'name': p.name, 'memory_bytes': p.total_memory}))"
-)
+CUDA_FACTS = "import json, torch; p = torch.cuda.get_device_properties(0); print(json.dumps([p.name, p.total_memory]))"
 
 
 def find_python(python: Path | None) -> Path:
@@ -115,15 +112,12 @@ def run(
     version, has_cuda = json.loads(_output(python, PROBE))
     if device == "cuda" and not has_cuda:
         raise InputError("vLLM here sees no CUDA device", allowed=["cpu"])
-    facts = (
-        json.loads(_output(python, CUDA_FACTS))
-        if device == "cuda"
-        else {"name": host_cpu(), "memory_bytes": memory_bytes()}
-    )
+    name, memory = host_cpu(), memory_bytes()
+    if device == "cuda":
+        name, memory = json.loads(_output(python, CUDA_FACTS))
     todo = plan(
-        device, mode, model, threads=threads, quick=quick, seed=seed,
-        vllm_version=version, name=facts["name"], memory=facts["memory_bytes"],
-    )  # fmt: skip
+        device, mode, model, threads=threads, quick=quick, seed=seed, vllm_version=version, name=name, memory=memory
+    )
     todo["done"] = _done(out, todo["engine"])
     if len(todo["done"]) == len(todo["runs"]):
         tell(f"all {len(todo['runs'])} runs are in {out} already")

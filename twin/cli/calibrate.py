@@ -63,7 +63,7 @@ def import_(
     Given RESULTS of a server's benchmark instead, write them as a table of runs for `twin calibrate fit --runs`.
     """
     if results or runs:
-        facts = {
+        facts: dict[str, object] = {
             "system": system, "model": model, "precision": precision, "tp_size": tp_size, "vllm_version": vllm_version,
             "kv_cache_dtype": kv_cache_dtype,
         }  # fmt: skip
@@ -247,17 +247,18 @@ def _measured_table(rows: list[dict[str, object]], found: list[EngineErrors]) ->
     from rich.table import Table
 
     steps = Table(title="Whole steps of runs that the fit has not seen")
-    for name in ("mode", "load", "steps", "mape", "bias"):
+    names = ("mode", "load", "steps", "mape", "bias")
+    for name in names:
         steps.add_column(name, justify="left" if name == "mode" else "right")
     for row in engine_rows(found):
-        steps.add_row(*(_cell(row[column.header]) for column in steps.columns))
+        steps.add_row(*(_cell(row[name]) for name in names))
     notes = [
         f"{item.mode.replace('_', ' ')}: {', '.join(item.fit.names)}; 90 % interval holds {item.test.coverage90:.0%};"
         f" identical steps differ by {item.noise_floor:.1%}, the machine drifted from ×{item.drift[0]:.2f} to"
         f" ×{item.drift[1]:.2f}"
         for item in found
     ]
-    return Group(_kernel_table(rows), *([steps, *notes] if found else []))
+    return Group(_kernel_table(rows), steps, *notes) if found else _kernel_table(rows)
 
 
 COLUMNS = (

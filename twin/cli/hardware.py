@@ -29,7 +29,6 @@ def _hardware() -> None:
 @hardware_app.command("list")
 def list_hardware(fmt: FormatOption = Format.table) -> None:
     """Profiles by name, with the memory their device has and where their speed comes from."""
-    from twin.cli.hardware_payload import origin
     from twin.spec.hardware import load_profile, profile_names
 
     profiles = [load_profile(name) for name in profile_names()]
@@ -38,7 +37,7 @@ def list_hardware(fmt: FormatOption = Format.table) -> None:
             "name": profile.name,
             "label": profile.label,
             "memory_bytes": int(profile.facts.memory_bytes.value),
-            "origin": origin(profile),
+            "origin": profile.origin,
         }
         for profile in profiles
     ]

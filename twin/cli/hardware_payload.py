@@ -15,11 +15,6 @@ KNOWN = FIGURE[3:]
 RATES = {"flops_per_s": "FLOP/s", "bytes_per_s": "B/s", "launch_s": "s", "p": ""}
 
 
-def origin(profile: HardwareProfile) -> str:
-    """Where a profile's speed comes from: its most used kernel."""
-    return profile.kernels.gemm["bf16"].provenance.origin
-
-
 def facts_of(profile: HardwareProfile) -> dict[str, tuple[Estimate | None, str]]:
     """Every fact by name, with its unit; ``None`` where the device has no such thing."""
     facts = profile.facts
@@ -45,7 +40,7 @@ def described(profile: HardwareProfile) -> dict[str, object]:
         "name": profile.name,
         "label": profile.label,
         "device": profile.device,
-        "origin": origin(profile),
+        "origin": profile.origin,
         "num_gpus_per_node": profile.facts.num_gpus_per_node,
         "assumed": assumed,
         "facts": [{"fact": name, **_figure(figure, unit)} for name, (figure, unit) in facts if figure],
@@ -150,7 +145,7 @@ def compared(profiles: Mapping[str, HardwareProfile]) -> dict[str, object]:
         for o in OPERATIONS
     ]
     heads = [
-        {"id": key, "name": profile.name, "label": profile.label, "device": profile.device, "origin": origin(profile)}
+        {"id": key, "name": profile.name, "label": profile.label, "device": profile.device, "origin": profile.origin}
         for key, profile in profiles.items()
     ]
     return {

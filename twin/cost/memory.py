@@ -122,8 +122,9 @@ def memory_budget(
     requested = int(total * gpu_memory_utilization)
     weights = model.weight_bytes(quantization, tp) + _rope_bytes(model)
     activation = activation_bytes(model, tp, max_num_batched_tokens, max_num_seqs)
-    non_torch = non_torch_bytes(profile, tp)
-    graphs = cuda_graph_bytes(model, max_num_seqs)
+    on_gpu = profile.device == "gpu"  # a CPU has neither a context of its own nor graphs
+    non_torch = non_torch_bytes(profile, tp) if on_gpu else 0
+    graphs = cuda_graph_bytes(model, max_num_seqs) if on_gpu else 0
     kv = requested - weights - activation - non_torch - graphs
     per_block = block_size * model.kv_bytes_per_token(kv_cache_dtype, tp)
     return MemoryBudget(
