@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from calibrate.fit import round_to
 from calibrate.judge import Judged
 from calibrate.step_log import StepLog
-from calibrate.steps import StepFit, Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price
+from calibrate.steps import StepFit, Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price, usual_s
 from twin.base import Estimate, InputError
 from twin.spec.hardware import Errors, HardwareProfile, HostFit
 from twin.spec.model import model_from_config
@@ -69,9 +69,8 @@ def fit_engine(
         figures |= _request_estimates(server, source, date)
     for name in REQUIRED:
         neutral = 1.0 if name.endswith("stretch") else 0.0
-        figures.setdefault(
-            name, _estimate(neutral, None, fit.n, f"left at {neutral:g}: not told apart by these steps", date)
-        )
+        why = f"left at {neutral:g}: not told apart by these steps"
+        figures.setdefault(name, Estimate(value=neutral, origin="assumed", source=why, date=date))
     host = HostFit(
         **figures,
         vllm_version=version,
@@ -91,16 +90,30 @@ def _same(logs: Sequence[StepLog], key: str) -> str:
     return values[0]
 
 
-def corrected(log: StepLog) -> tuple[Steps, Floats]:
-    """The log's steps with the machine's drift taken out, and that drift at each step."""
-    sentinels = log.steps[log.steps["kind"] == "sentinel"]
-    slow = drift(sentinels, log.steps["start_s"].to_numpy(dtype=np.float64))
-    model = model_from_config(log.engine["model"], name="the engine's model")
-    return Steps(model, log.steps.assign(seconds=log.steps["seconds"] / slow)), slow
+def corrected(logs: Sequence[StepLog]) -> list[tuple[Steps, Floats]]:
+    """Each log's steps with the machine's drift taken out, and that drift at each step.
+
+    What is usual is told by the sentinels of all logs of one model, as machines drift from one day to the next too.
+    """
+    by_model: dict[str, list[pd.DataFrame]] = {}
+    for log in logs:
+        by_model.setdefault(str(log.engine["model"]), []).append(sentinels_of(log))
+    usual = {model: usual_s(parts) for model, parts in by_model.items()}
+    found = []
+    for log in logs:
+        at_s = log.steps["start_s"].to_numpy(dtype=np.float64)
+        slow = drift(sentinels_of(log), at_s, usual[str(log.engine["model"])])
+        model = model_from_config(log.engine["model"], name="the engine's model")
+        found.append((Steps(model, log.steps.assign(seconds=log.steps["seconds"] / slow)), slow))
+    return found
+
+
+def sentinels_of(log: StepLog) -> pd.DataFrame:
+    return log.steps[log.steps["kind"] == "sentinel"]
 
 
 def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> tuple[EngineErrors, Judged]:
-    steps, slow = zip(*map(corrected, logs), strict=True)
+    steps, slow = zip(*corrected(logs), strict=True)
     fit = fit_steps(profile, [part.of("fit", "repeat") for part in steps if len(part.of("fit", "repeat").table)])
     tests = [part.of("test") for part in steps if len(part.of("test").table)]
     if not tests:
@@ -118,7 +131,7 @@ def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> 
         interval90=(round_to(low, 3), round_to(high, 3)),
         coverage90=round_to(float(inside.mean()), 3),
     )
-    floors = [noise_floor(log.steps[log.steps["kind"] == "sentinel"]) for log in logs]
+    floors = [noise_floor(sentinels_of(log)) for log in logs]
     drifts = np.concatenate(slow)
     judged = Judged(
         gpu=profile.name,
@@ -154,5 +167,7 @@ def _request_estimates(logs: Sequence[StepLog], source: str, date: str) -> dict[
 
 
 def _estimate(value: float, stderr: float | None, n: int, source: str, date: str) -> Estimate:
+    """A cost that the fit left at its bound of zero is zero."""
     error = None if stderr is None else round_to(float(stderr), 2)
-    return Estimate(value=round_to(float(value)), stderr=error, n=n, origin="fitted", source=source, date=date)
+    shown = 0.0 if error is not None and 0.0 <= value < 1e-3 * error else round_to(float(value))
+    return Estimate(value=shown, stderr=error, n=n, origin="fitted", source=source, date=date)

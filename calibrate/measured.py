@@ -26,7 +26,8 @@ def profile_from_log(path: Path, name: str, date: str, judged: list[Judged] | No
     frames = tables(log)
     facts = facts_of_machine(log.machine, frames, path.name, str(log.machine["date"]))
     device: Literal["gpu", "cpu"] = "cpu" if log.machine["device"] == "cpu" else "gpu"
-    label = f"{log.machine['name']}, {log.machine['num_sms']} cores" if device == "cpu" else str(log.machine["name"])
+    cores = int(log.machine["num_sms"])
+    label = str(log.machine["name"]) + (f", {cores} core{'s' * (cores > 1)}" if device == "cpu" else "")
     return profile_from_tables(name, facts, frames, date, device=device, label=label, judged=judged)
 
 

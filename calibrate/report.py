@@ -38,6 +38,9 @@ TARGETS = {
 }
 """Largest mean absolute error on serving shapes that the project asks for, by how a kernel's name begins."""
 
+HELD_TO_THEM = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm")
+"""The devices whose kernels those are asked of; others' are only reported. Engine steps are held to theirs anywhere."""
+
 FONT: dict[Any, Any] = {
     "font.size": 7.0,
     "font.family": "DejaVu Sans",
@@ -104,11 +107,13 @@ def summaries(profile: HardwareProfile, judged: Sequence[Judged]) -> list[Summar
         errors = held_out.serving if held_out else own
         if errors.interval90 is None:
             errors = errors.model_copy(update={"interval90": own.interval90})
-        found.append(Summary(item.kernel, errors, target_of(item.kernel)))
+        found.append(Summary(item.kernel, errors, target_of(item.kernel, profile.name)))
     return found
 
 
-def target_of(kernel: str) -> float | None:
+def target_of(kernel: str, device: str) -> float | None:
+    if device not in HELD_TO_THEM and not kernel.startswith("engine step"):
+        return None
     return next((target for name, target in TARGETS.items() if kernel.startswith(name)), None)
 
 
@@ -172,10 +177,17 @@ def _error_table(axes: Any, found: Sequence[Summary]) -> None:
 
 
 def _coefficient_table(axes: Any, profile: HardwareProfile) -> None:
-    columns = {COLUMN_WORDS + "kernel": 0.215, "TFLOP/s": 0.12, "TB/s": 0.13, "launch, µs": 0.12, "p": 0.105}
+    prefix, scale = ("G", 1e9) if profile.device == "cpu" else ("T", 1e12)
+    columns = {
+        COLUMN_WORDS + "kernel": 0.215,
+        f"{prefix}FLOP/s": 0.12,
+        f"{prefix}B/s": 0.13,
+        "launch, µs": 0.12,
+        "p": 0.105,
+    }
     columns |= {COLUMN_WORDS + "measured over": 0.31}
     fits = [part for part in parts(profile) if part.family != "all_reduce"]
-    scales = {"flops_per_s": 1e12, "bytes_per_s": 1e12, "launch_s": 1e-6, "p": 1.0}
+    scales = {"flops_per_s": scale, "bytes_per_s": scale, "launch_s": 1e-6, "p": 1.0}
     rows = [
         [part.name, *(_with_error(getattr(part.fit, name, None), scales[name]) for name in scales), _span(part)]
         for part in fits

@@ -204,16 +204,22 @@ def _speeds(sentinels: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return full, full.groupby("run")[["start_s", "seconds"]].median().sort_values("start_s")
 
 
-def drift(sentinels: pd.DataFrame, at_s: Floats) -> Floats:
-    """How slow the machine was at times ``at_s`` against its median: lines between the sentinel runs.
+def usual_s(sentinels: Sequence[pd.DataFrame]) -> float:
+    """The median of all sentinel runs of one engine, in one log or several: what "not slowed" means."""
+    medians = pd.concat([_speeds(part)[1]["seconds"] for part in sentinels])
+    return float(medians.median())
+
+
+def drift(sentinels: pd.DataFrame, at_s: Floats, usual: float) -> Floats:
+    """How slow the machine was at times ``at_s`` against ``usual`` (:func:`usual_s`): lines between the sentinel runs.
 
     ``sentinels``: steps of runs that are all the same (columns ``run``, ``start_s``, ``seconds``, ``num_prefills``,
-    ``decodes``).
+    ``decodes``); without any there is no drift to tell.
     """
     _, points = _speeds(sentinels)
     if points.empty:
         return np.ones_like(at_s)
-    slow = np.log(points["seconds"] / points["seconds"].median())
+    slow = np.log(points["seconds"] / usual)
     return np.asarray(np.exp(np.interp(at_s, points["start_s"], slow)), dtype=np.float64)
 
 

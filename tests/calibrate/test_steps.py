@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calibrate.steps import Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price
+from calibrate.steps import Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price, usual_s
 from twin.base import InputError
 from twin.cost.step import HostCosts
 from twin.spec.hardware import HardwareProfile, load_profile
@@ -112,9 +112,16 @@ def sentinels(slowness: tuple[float, ...], noise: float = 0.0) -> pd.DataFrame:
 
 def test_drift_is_what_identical_runs_say() -> None:
     table = sentinels((1.0, 1.1, 1.0, 0.9, 1.0))
-    assert drift(table, np.array([100.0, 300.0, 400.0])) == pytest.approx([1.1, 0.9, 1.0])
-    assert drift(table, np.array([-50.0, 150.0])) == pytest.approx([1.0, np.sqrt(1.1)])
-    assert drift(table.iloc[:0], np.array([1.0])).tolist() == [1.0]
+    usual = usual_s([table])
+    assert usual == pytest.approx(0.01)
+    assert drift(table, np.array([100.0, 300.0, 400.0]), usual) == pytest.approx([1.1, 0.9, 1.0])
+    assert drift(table, np.array([-50.0, 150.0]), usual) == pytest.approx([1.0, np.sqrt(1.1)])
+    assert drift(table.iloc[:0], np.array([1.0]), usual).tolist() == [1.0]
+
+
+def test_another_days_log_is_measured_against_the_same_usual() -> None:
+    one, other = sentinels((1.0,) * 5), sentinels((1.3,) * 3)
+    assert drift(other, np.array([50.0]), usual_s([one, other])) == pytest.approx([1.3])
 
 
 def test_the_noise_floor_is_what_identical_steps_differ_by() -> None:
