@@ -79,8 +79,6 @@ def plan(
             "max_num_batched_tokens": min(size.prompt, 8192) // (2 if on_cpu else 1),
             "max_num_seqs": size.seqs,
             "enable_prefix_caching": False,
-            # One process schedules and computes: with two, both spin while they wait, on cores that are few.
-            **({"distributed_executor_backend": "uni"} if on_cpu else {}),
         },
         "engine": {
             "schema_version": 1,

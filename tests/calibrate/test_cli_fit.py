@@ -99,3 +99,15 @@ def test_results_of_a_server_become_a_table_of_runs(tmp_path: Path, capsys: pyte
     assert main(["validate", str(table)]) == 0
     assert main([*arguments[:-4], "--system", "h100", "--precision", "fp8"]) == 2
     assert "did you mean 'h100_sxm'" in capsys.readouterr().err
+
+
+def test_logs_of_a_server_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(__file__).parent / "data"
+    logs = [str(data / "vllm_0.32_bench.json"), str(data / "vllm_0.32_cpu_server.log")]
+    assert main(["calibrate", "import", *logs, "--format", "json"]) == 0
+    requests, server = json.loads(capsys.readouterr().out)["logs"]
+    assert requests["clock"] == "client"
+    assert requests["mean_ttft_ms"] > 0
+    assert server["vllm_version"].startswith("0.32")
+    assert server["kv_cache_tokens"] > 0
+    assert main(["calibrate", "import", *logs]) == 0

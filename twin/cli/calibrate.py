@@ -38,7 +38,10 @@ def calibrate() -> None:
 @calibrate_app.command("import")
 def import_(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Results of vllm bench serve --save-detailed, for --runs.")
+        list[Path] | None,
+        typer.Argument(
+            help="Logs of a vLLM server: results of vllm bench serve --save-detailed, engine stamps, its text."
+        ),
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="Table of runs that the results are added to (CSV).")] = None,
     system: Annotated[str | None, typer.Option(help="GPU that the results were measured on.")] = None,
@@ -60,9 +63,12 @@ def import_(
     """Fit one profile per GPU to the measured-kernel database and report the held-out errors of each kernel.
 
     A host section that a profile in OUT already has is kept. Each profile is written whole or not at all.
-    Given RESULTS of a server's benchmark instead, write them as a table of runs for `twin calibrate fit --runs`.
+    Given logs of a vLLM server instead, tell what is in them; with --runs, write its benchmark's results as a table of runs
+    for `twin calibrate fit --runs`.
     """
-    if results or runs:
+    if results and runs is None:
+        return _show_logs(results, fmt)
+    if runs is not None:
         facts: dict[str, object] = {
             "system": system, "model": model, "precision": precision, "tp_size": tp_size, "vllm_version": vllm_version,
             "kv_cache_dtype": kv_cache_dtype,
@@ -85,6 +91,35 @@ def import_(
             _report(report / f"{name}.pdf", profile, judged)
         rows += error_rows(profile)
     emit({"kernels": rows}, fmt=fmt, table=lambda: _kernel_table(rows), rows=rows)
+
+
+def _show_logs(logs: list[Path], fmt: Format) -> None:
+    """Requests become one row per run, a server's text one row of what it says of itself and of its load."""
+    from calibrate.request_log import read_requests, summary
+    from calibrate.server_text import read_server_log
+
+    rows: list[dict[str, object]] = []
+    for path in logs:
+        if path.suffix in (".json", ".csv"):
+            table = summary(read_requests(path)).to_dict("records")
+            rows += [{"log": path.name} | {str(name): value for name, value in row.items()} for row in table]
+        else:
+            found = read_server_log(path)
+            busy = found.intervals[found.intervals["running"] > 0]
+            means = {name: busy[name].mean() for name in ("generation_tokens_per_s", "running", "kv_cache_usage")}
+            rows.append({"log": path.name, **found.facts, **{f"mean_{name}": value for name, value in means.items()}})
+    emit({"logs": rows}, fmt=fmt, table=lambda: _facts_table(rows), rows=rows)
+
+
+def _facts_table(rows: list[dict[str, object]]) -> RenderableType:
+    """One column per log, as there are more facts than fit side by side."""
+    from rich.table import Table
+
+    table = Table("", *(str(row.get("run", row["log"])) for row in rows))
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name, "") for row in rows]
+        table.add_row(name, *(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in values))
+    return table
 
 
 def _import_results(results: list[Path], runs: Path | None, facts: dict[str, object], fmt: Format) -> None:
