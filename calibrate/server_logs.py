@@ -37,8 +37,11 @@ def closed_loop_row(
     ttfts = np.array(result["ttfts"], dtype=float)
     clients = result["max_concurrency"]
     where = path.name
-    if not clients:
-        raise InputError("an open loop (no --max-concurrency): host times are fitted to closed loops", where=where)
+    if not clients or str(result.get("request_rate", "inf")) != "inf":
+        raise InputError(
+            "an open loop (no --max-concurrency, or a --request-rate): host times are fitted to closed loops",
+            where=where,
+        )
     if not len(inputs) == len(outputs) == len(ttfts) == result["completed"]:
         raise InputError(f"{len(inputs) - result['completed']} of {len(inputs)} requests failed", where=where)
     if not (np.isfinite(ttfts).all() and (ttfts > 0).all() and (inputs > 0).all() and (outputs > 0).all()):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from calibrate.measure.machine import host_cpu, memory_bytes
 from twin.base import InputError, TwinError, unknown_name
 
 DRIVER = Path(__file__).parent / "inside" / "drive.py"
-IDENTITY = ("device", "name", "mode", "model", "threads", "vllm_version")
+IDENTITY = ("device", "name", "mode", "model", "threads", "vllm_version", "engine_args", "quick", "seed")
+PROGRESS = re.compile(r"\d+/\d+ .* left$")
 CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 ENV = {
     "HF_HUB_OFFLINE": "1",
@@ -40,7 +43,7 @@ def find_python(python: Path | None) -> Path:
     oracle = os.environ.get("TWIN_ORACLE")
     tried = [python] if python else [Path(sys.executable), *([Path(oracle) / "bin" / "python"] if oracle else [])]
     for candidate in tried:
-        if candidate.exists() and subprocess.run(
+        if candidate.is_file() and subprocess.run(
             [candidate, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"],
             capture_output=True,
             check=False,
@@ -68,18 +71,19 @@ def plan(
     size = design.SIZES[device, quick]
     config = design.model_config(model)
     on_cpu = device == "cpu"
+    engine_args = {
+        "enforce_eager": on_cpu,
+        "max_model_len": size.prompt + 512,
+        "max_num_batched_tokens": min(size.prompt, 8192) // (2 if on_cpu else 1),
+        "max_num_seqs": size.seqs,
+        "enable_prefix_caching": False,
+    }
     return {
         "mode": mode,
         "model": config,
         "env": ENV | (CPU_ENV | {"OMP_NUM_THREADS": str(threads)} if on_cpu else {}),
         "async_scheduling": not on_cpu,
-        "engine_args": {
-            "enforce_eager": on_cpu,
-            "max_model_len": size.prompt + 512,
-            "max_num_batched_tokens": min(size.prompt, 8192) // (2 if on_cpu else 1),
-            "max_num_seqs": size.seqs,
-            "enable_prefix_caching": False,
-        },
+        "engine_args": engine_args,
         "engine": {
             "schema_version": 1,
             "device": device,
@@ -91,6 +95,9 @@ def plan(
             "vllm_version": vllm_version,
             "async_scheduling": not on_cpu,
             "cuda_graphs": not on_cpu,
+            "engine_args": engine_args,
+            "quick": quick,
+            "seed": seed,
         },
         "probe": design.probe_lengths(device, quick=quick),
         "runs": design.as_rows(design.runs(device, quick=quick, closed=mode == "in_process", seed=seed)),
@@ -107,9 +114,7 @@ def run(
     Raises :class:`InputError` for a device that vLLM cannot use here or a log of another machine or engine,
     :class:`TwinError` when the engine fails.
     """
-    version, has_cuda = json.loads(_output(python, PROBE))
-    if device == "cuda" and not has_cuda:
-        raise InputError("vLLM here sees no CUDA device", allowed=["cpu"])
+    version = engine_version(python, device)
     name, memory = host_cpu(), memory_bytes()
     if device == "cuda":
         name, memory = json.loads(_output(python, CUDA_FACTS))
@@ -121,7 +126,15 @@ def run(
         tell(f"all {len(todo['runs'])} runs are in {out} already")
         return
     tell(f"vLLM {version}, {model}, {mode.replace('_', ' ')}: {len(todo['runs']) - len(todo['done'])} runs")
-    _drive(python, todo, out)
+    _drive(python, todo, out, tell)
+
+
+def engine_version(python: Path, device: str) -> str:
+    """vLLM's version there. Raises :class:`InputError` when it cannot use ``device``, :class:`TwinError` when it fails."""
+    version, has_cuda = json.loads(_output(python, PROBE))
+    if device == "cuda" and not has_cuda:
+        raise InputError("vLLM here sees no CUDA device", where=str(python), allowed=["cpu"])
+    return str(version)
 
 
 def _output(python: Path, code: str) -> str:
@@ -138,6 +151,8 @@ def _done(out: Path, engine: dict[str, Any]) -> list[str]:
         return []
     from calibrate.step_log import read_steps
 
+    _drop_torn_run(out)
+
     log = read_steps(out)
     for name in IDENTITY:
         if log.engine.get(name) != engine[name]:
@@ -148,26 +163,44 @@ def _done(out: Path, engine: dict[str, Any]) -> list[str]:
     return sorted(set(log.steps["run"]))
 
 
-def _drive(python: Path, todo: dict[str, Any], out: Path) -> None:
+def _drop_torn_run(out: Path) -> None:
+    """A run is written in one piece: where the last line is torn, its whole run is."""
+    raw = out.read_bytes()
+    if raw and not raw.endswith(b"\n"):
+        with out.open("r+b") as file:
+            file.truncate(max(raw.rfind(b'\n{"run"') + 1, 0))
+
+
+def _drive(python: Path, todo: dict[str, Any], out: Path, tell: Callable[[str], None]) -> None:
     """The driver in a process group of its own, which ends with us, also when we are interrupted."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.json"
         file.write_text(json.dumps(todo), encoding="utf-8")
-        errors = Path(folder) / "stderr.txt"
         process = subprocess.Popen(
-            [python, DRIVER, file, out], start_new_session=True, stdout=subprocess.DEVNULL, stderr=errors.open("wb")
+            [python, DRIVER, file, out],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
+        said: deque[str] = deque(maxlen=3)
         try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if PROGRESS.match(line):
+                    tell(line.rstrip())
+                elif line.strip():
+                    said.append(line.strip())
             code = process.wait()
         finally:
             _end(process)
         if code:
-            said = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
-            raise TwinError(f"the experiment ended with {code}: {' | '.join(said[-3:]) or 'no message'}")
+            raise TwinError(f"the experiment ended with {code}: {' | '.join(said) or 'no message'}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     """Ends the driver if it runs, then whatever is left of its process group."""
     for number, patience_s in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError, PermissionError):

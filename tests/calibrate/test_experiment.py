@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from calibrate.experiment import design
-from calibrate.experiment.run import find_python, plan, run
+from calibrate.experiment.run import _drop_torn_run, find_python, plan, run
 from calibrate.step_log import read_steps
 from twin.base import InputError
 
@@ -88,6 +88,17 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", {"engine": ENGINE}, RUN, STEP)
     path.write_text(path.read_text() + '{"step": 1, "sta')
     assert len(read_steps(path).steps) == 1
+
+
+def test_a_torn_run_is_dropped_before_more_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {"engine": ENGINE}, RUN, STEP, RUN | {"run": "b 0"}, STEP)
+    whole = path.read_bytes()
+    _drop_torn_run(path)
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-20])
+    _drop_torn_run(path)
+    assert set(read_steps(path).steps["run"]) == {"a 0"}
+    assert path.read_bytes().endswith(b"\n")
 
 
 @pytest.mark.parametrize(

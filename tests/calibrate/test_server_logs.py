@@ -46,6 +46,7 @@ def test_a_closed_loop_is_a_row_of_the_table(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"max_concurrency": None}, "run.json: an open loop"),
+        ({"request_rate": 0.5}, "an open loop"),
         ({"completed": 38}, "2 of 40 requests failed"),
         ({"input_lens": [1024] * 39 + [100]}, "input lengths from 100 to 1024"),
         ({"ttfts": [0.1] * 39 + [0.0]}, "is not a positive number"),

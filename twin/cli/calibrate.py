@@ -227,9 +227,9 @@ def error_rows(profile: HardwareProfile) -> list[dict[str, object]]:
         {
             "gpu": profile.name,
             "kernel": part.name,
-            "origin": part.provenance.origin,
             **{f"serving_{key}": value for key, value in part.held_out.serving.model_dump().items()},
             **{f"overall_{key}": value for key, value in part.held_out.overall.model_dump().items()},
+            "origin": part.provenance.origin,
         }
         for part in parts(profile)
         if part.held_out is not None

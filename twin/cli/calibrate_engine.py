@@ -49,12 +49,13 @@ def engine(
 
     An interrupted experiment keeps its whole runs and goes on from there. `twin calibrate fit --engine` fits the log.
     """
-    from calibrate.experiment.run import find_python, run
+    from calibrate.experiment.run import engine_version, find_python, run
     from calibrate.measure.machine import refuse_if_busy
     from calibrate.step_log import read_steps
     from twin.base import parse_duration
 
     interpreter = find_python(python)
+    engine_version(interpreter, device.value)
     refuse_if_busy(device.value, wait_s=parse_duration(wait, what="--wait", bare="s"), tell=note)
     used = threads or max(len(os.sched_getaffinity(0)) - 1, 1)
     run(interpreter, device.value, mode.value, model, out, threads=used, quick=quick, seed=seed, tell=note)

@@ -77,14 +77,16 @@ class Experiment:
         runs = [run for run in self.plan["runs"] if run["run"] not in self.plan["done"]]
         if any(run["load"] is not None for run in runs):
             self.capacity = self.probe(self.plan["probe"])
-        begun = time.monotonic()
-        for order, run in enumerate(runs):
-            self.one(order, run)
-            left = (time.monotonic() - begun) / (order + 1) * (len(runs) - order - 1)
-            print(f"{order + 1}/{len(runs)} {run['run']}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        begun, before = time.monotonic(), len(self.plan["done"])
+        for number, run in enumerate(runs, start=1):
+            self.one(before + number - 1, run)
+            left = (time.monotonic() - begun) / number * (len(runs) - number)
+            print(f"{number}/{len(runs)} {run['run']}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
-    def write(self, row: Row) -> None:
-        self.out.write(json.dumps(row) + "\n")
+    def write(self, *rows: Row) -> None:
+        """In one piece, so that a run is in the log whole or torn at its end."""
+        self.out.write("".join(json.dumps(row) + "\n" for row in rows))
+        self.out.flush()
 
     def probe(self, lengths: list[list[int]]) -> float:
         """Requests per second that the engine finishes while its seats are full."""
@@ -105,16 +107,19 @@ class Experiment:
         rows = self.engine.run(requests, run["seed"])
         lines = [json.loads(line) for line in self.steps.read().splitlines()]
         header = {name: run[name] for name in ("run", "name", "kind", "load")}
-        self.write(header | {"order": order, "capacity": self.capacity})
+        written: list[Row] = [header | {"order": order, "capacity": self.capacity}]
         steps = [line for line in lines if "start" in line]
         for number, (step, after) in enumerate(zip(steps, [*steps[1:], None], strict=True)):
-            self.write({"step": number, **self.engine.timed(step, after)})
+            written.append({"step": number, **self.engine.timed(step, after)})
         arrived = {line["request"]: line["arrived"] for line in lines if "request" in line}
-        first = {name: step["end"] for step in steps for name in step["new"]}
+        first: dict[str, float] = {}
+        for step in steps:
+            for name in step["new"]:
+                first.setdefault(name, step["end"])
         for row in rows:
             inner = self.engine.inner_name(row["request"], arrived)
-            self.write(row | {"arrived": arrived.get(inner), "first_step_end": first.get(inner)})
-        self.out.flush()
+            written.append(row | {"arrived": arrived.get(inner), "first_step_end": first.get(inner)})
+        self.write(*written)
 
 
 def prompt(rng: random.Random, tokens: int) -> list[int]:
