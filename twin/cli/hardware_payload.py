@@ -34,8 +34,10 @@ def described(profile: HardwareProfile) -> dict[str, object]:
     facts, fits = facts_of(profile).items(), list(parts(profile))
     assumed = [name for name, (figure, _) in facts if figure is not None and figure.origin == "assumed"]
     assumed += [part.name for part in fits if part.assumed]
-    if profile.host is not None and profile.host.step_s.origin == "assumed":
-        assumed.append("host times")
+    if profile.host is not None:
+        times = {name: figure for name, figure in profile.host if isinstance(figure, Estimate)}
+        guessed = [name for name, figure in times.items() if figure.origin == "assumed"]
+        assumed += ["host times"] if len(guessed) == len(times) else guessed
     return {
         "name": profile.name,
         "label": profile.label,
