@@ -57,3 +57,14 @@ def test_an_unwritable_out_is_one_sentence_and_exit_1(tmp_path: Path, capsys: py
     assert "cannot write" in streams.err
     assert "Traceback" not in streams.err
     assert json.loads(streams.out)["error"]["exit_code"] == 1
+
+
+def test_hardware_without_a_price_is_simulated_without_a_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = str(next(path for path in SCENARIOS if path.stem == "on_premise"))
+    arguments = ["simulate", scenario, "--set", "deployment.gpu=rtx4090", "--set", "engine.max_model_len=8192"]
+    assert main([*arguments, "--set", "traffic.rate=×0.3", "--out", str(tmp_path), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["usd_per_hour"] is None
+    assert "price of rtx4090" in captured.err

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twin.base import InputError
 from twin.cli.common import Format, emit, note
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from twin.spec.scenario import Scenario
 
 
 def simulate(
@@ -27,15 +30,14 @@ def simulate(
     from twin.results.metrics import METRICS, summarize
     from twin.results.money import usd_per_month, usd_per_mtok
     from twin.results.run import write_run
-    from twin.spec.prices import load_price_book
     from twin.spec.scenario import load_scenario
 
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
     question = load_scenario(scenario, changes)
-    price = load_price_book(None).price(question.deployment.gpu, question.price)
+    hourly = _usd_per_hour(question)
     simulated = run_scenario(question)
     summary = summarize(simulated, question.slo.request_bounds_s())
-    hourly = question.deployment.num_gpus * price.value
+    throughput = float(str(summary["output_throughput"]))
     payload: dict[str, object] = {
         "scenario": question.name,
         "model": question.model,
@@ -43,8 +45,8 @@ def simulate(
         "vllm_version_modelled": question.engine.vllm_version,
         "num_gpus": question.deployment.num_gpus,
         "usd_per_hour": hourly,
-        "usd_per_month": usd_per_month(hourly),
-        "usd_per_mtok": usd_per_mtok(hourly, float(str(summary["output_throughput"]))),
+        "usd_per_month": None if hourly is None else usd_per_month(hourly),
+        "usd_per_mtok": None if hourly is None else usd_per_mtok(hourly, throughput),
         **summary,
         "seed": question.seed,
     }
@@ -61,6 +63,18 @@ def simulate(
     units = {metric.name: metric.unit for metric in METRICS}
     rows = [{"metric": key, "value": value} for key, value in payload.items() if not isinstance(value, dict)]
     emit(payload, fmt=fmt, table=lambda: _table(payload, units), rows=rows)
+
+
+def _usd_per_hour(question: Scenario) -> float | None:
+    """``None`` for what has no price: hardware that one has, not rents, can be simulated all the same."""
+    from twin.spec.prices import load_price_book
+
+    try:
+        price = load_price_book(None).price(question.deployment.gpu, question.price)
+    except InputError as error:
+        note(f"no cost: {error}")
+        return None
+    return question.deployment.num_gpus * price.value
 
 
 def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
@@ -88,7 +102,10 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
                  "prefix_cache_hit_rate"):  # fmt: skip
         value = float(str(payload[name]))
         rest.add_row(name, f"{value:.1%}" if units[name] == "share" else f"{value:,.2f} {units[name]}")
-    rest.add_row("cost", f"${payload['usd_per_hour']:,.2f}/h, ${payload['usd_per_mtok']:,.2f} per Mtok of output")
+    cost = "no price"
+    if payload["usd_per_hour"] is not None:
+        cost = f"${payload['usd_per_hour']:,.2f}/h, ${payload['usd_per_mtok']:,.2f} per Mtok of output"
+    rest.add_row("cost", cost)
     return Group(latency, rest, "Times are on the server clock: network time is not in them.")
 
 

@@ -77,7 +77,9 @@ def fleet_of(scenario: Scenario) -> Fleet:
     )
     layout = Layout(deployment.tensor_parallel_size, deployment.quantization, deployment.kv_cache_dtype)
     host = HostCosts.of(scenario.profile, async_scheduling=settings.async_scheduling)
-    cost = StepModel(scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens, host=host)
+    cost = StepModel(
+        scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens, host=host
+    )
     return Fleet(config, cost, deployment.replicas, deployment.routing)
 
 
