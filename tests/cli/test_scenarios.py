@@ -64,7 +64,8 @@ def test_hardware_without_a_price_is_simulated_without_a_cost(
 ) -> None:
     scenario = str(next(path for path in SCENARIOS if path.stem == "on_premise"))
     arguments = ["simulate", scenario, "--set", "deployment.gpu=rtx4090", "--set", "engine.max_model_len=8192"]
-    assert main([*arguments, "--set", "traffic.rate=×0.3", "--out", str(tmp_path), "--format", "json"]) == 0
+    arguments += ["--set", "traffic.rate=×0.3", "--set", "traffic.too_long=truncate"]
+    assert main([*arguments, "--out", str(tmp_path), "--format", "json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["usd_per_hour"] is None
     assert "price of rtx4090" in captured.err
