@@ -41,8 +41,9 @@ def _mapping(dumper: _Dumper, data: dict[str, Any]) -> yaml.Node:
 
 
 def _sequence(dumper: _Dumper, data: Sequence[Any]) -> yaml.Node:
-    flow = all(not isinstance(value, dict | list | tuple | str) for value in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+    """Numbers and single words on one line, sentences one below the other."""
+    long = any(isinstance(value, dict | list | tuple) or (isinstance(value, str) and " " in value) for value in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not long)
 
 
 def _float(dumper: _Dumper, value: float) -> yaml.Node:
