@@ -8,7 +8,7 @@ apart, as the server's own work takes time from every step; a profile keeps the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 from calibrate.fit import round_to
 from calibrate.judge import Judged
 from calibrate.step_log import StepLog
-from calibrate.steps import StepFit, Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price, usual_s
+from calibrate.steps import (
+    OVERLAP,
+    StepFit,
+    Steps,
+    by_load,
+    drift,
+    fit_requests,
+    fit_steps,
+    noise_floor,
+    price,
+    usual_s,
+)
 from twin.base import Estimate, InputError
 from twin.spec.hardware import Errors, HardwareProfile, HostFit
 from twin.spec.model import model_from_config
@@ -64,6 +75,9 @@ def fit_engine(
         name: _estimate(value, error, fit.n, source, date)
         for name, value, error in zip(fit.names, fit.values, fit.stderr, strict=True)
     }
+    if OVERLAP in figures:  # the profile's step is what asynchronous scheduling leaves
+        net = fit.host(asynchronous=True).step_s
+        figures["step_s"] = figures["step_s"].model_copy(update={"value": round_to(net)})
     server = [log for log in logs if log.engine["mode"] == "server"]
     if server:
         figures |= _request_estimates(server, source, date)
@@ -104,7 +118,9 @@ def corrected(logs: Sequence[StepLog]) -> list[tuple[Steps, Floats]]:
         at_s = log.steps["start_s"].to_numpy(dtype=np.float64)
         slow = drift(sentinels_of(log), at_s, usual[str(log.engine["model"])])
         model = model_from_config(log.engine["model"], name="the engine's model")
-        found.append((Steps(model, log.steps.assign(seconds=log.steps["seconds"] / slow)), slow))
+        table = log.steps.assign(seconds=log.steps["seconds"] / slow)
+        flags = bool(log.engine["cuda_graphs"]), bool(log.engine["async_scheduling"])
+        found.append((Steps(model, table, *flags), slow))
     return found
 
 
@@ -118,7 +134,8 @@ def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> 
     tests = [part.of("test") for part in steps if len(part.of("test").table)]
     if not tests:
         raise InputError(f"no test runs in the step logs of mode {mode}: the error of the fit cannot be told")
-    predicted = np.concatenate([price(profile, part, fit.host) for part in tests])
+    tests = [replace(part, padded=fit.padded) for part in tests]
+    predicted = np.concatenate([price(profile, part, fit.host(part.asynchronous)) for part in tests])
     table = pd.concat([part.table for part in tests], ignore_index=True)
     seconds = table["seconds"].to_numpy(dtype=np.float64)
     low, high = fit.held_out.interval90 or (0.0, np.inf)

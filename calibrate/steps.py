@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ ABSENT = dict.fromkeys(("gemm_stretch", "elementwise_stretch", "prefill_stretch"
 """Kernels as good as left out (their logarithms are tabulated, so not zero)."""
 STRETCHES = tuple(ABSENT)
 HOST = ("step_s", "sequence_s")
+OVERLAP = "async_overlap_s"
 STRUCTURES: tuple[tuple[str, ...], ...] = (
     HOST,
     (*HOST, "token_s"),
@@ -52,10 +54,15 @@ TELL_APART = 1e5  # condition number beyond which coefficients are not fitted to
 
 @dataclass(frozen=True)
 class Steps:
-    """Timed steps of one model on one engine: ``table`` has the columns of :func:`calibrate.step_log.read_steps`."""
+    """Timed steps of one model on one engine: ``table`` has the columns of :func:`calibrate.step_log.read_steps`.
+
+    ``padded``: priced at the sizes of CUDA graphs. ``asynchronous``: the next step was scheduled while one ran.
+    """
 
     model: ModelSpec
     table: pd.DataFrame
+    padded: bool | None = None
+    asynchronous: bool = False
 
     @property
     def seconds(self) -> Floats:
@@ -76,17 +83,21 @@ class StepFit:
     correlation: Floats
     held_out: Errors
     n: int
+    padded: bool | None = None
 
-    @property
-    def host(self) -> HostCosts:
-        return HostCosts(**dict(zip(self.names, map(float, self.values), strict=True)))
+    def host(self, asynchronous: bool = False) -> HostCosts:
+        """As the engine of these steps pays it."""
+        found = dict(zip(self.names, map(float, self.values), strict=True))
+        hidden = found.pop(OVERLAP, 0.0)
+        return HostCosts(**found | {"step_s": found["step_s"] - hidden * asynchronous})
 
 
 def price(profile: HardwareProfile, steps: Steps, host: HostCosts) -> Floats:
     """Predicted seconds of every step."""
     table = steps.table
     sizes = table["prefill_tokens"] + table["decodes"]
-    cost = StepModel(steps.model, profile, Layout(), max_tokens=int(sizes.max()), host=host)
+    most = int(sizes.max())
+    cost = StepModel(steps.model, profile, Layout(), max_tokens=most, host=host, cuda_graphs=steps.padded)
     rows = zip(table["prefills"], table["decodes"].tolist(), table["context"].tolist(), strict=True)
     return np.array(
         [cost.step_s([(None, chunk, past) for chunk, past in chunks], n, context) for chunks, n, context in rows]
@@ -97,11 +108,15 @@ def columns(profile: HardwareProfile, steps: Sequence[Steps], names: Sequence[st
     """(N, coefficients) and (N,): seconds per unit of each coefficient, and what is left when all of them are zero."""
     fixed = ABSENT | {name: 1.0 for name in STRETCHES if name not in names}
     rest = np.concatenate([price(profile, part, HostCosts(**fixed)) for part in steps])
-    own = [
-        np.concatenate([price(profile, part, HostCosts(**ABSENT | {name: _unit(name)})) for part in steps])
-        for name in names
-    ]
-    return np.stack(own, axis=1) / np.array([_unit(name) for name in names]), rest
+    own = [np.concatenate([_column(profile, part, name) for part in steps]) for name in names]
+    return np.stack(own, axis=1), rest
+
+
+def _column(profile: HardwareProfile, part: Steps, name: str) -> Floats:
+    """Seconds of each step per unit of one coefficient."""
+    if name == OVERLAP:  # hidden from steps of asynchronous engines
+        return np.full(len(part.table), -1.0 if part.asynchronous else 0.0)
+    return price(profile, part, HostCosts(**ABSENT | {name: _unit(name)})) / _unit(name)
 
 
 def _unit(name: str) -> float:
@@ -152,11 +167,15 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
     if len(seconds) < need:
         raise InputError(f"{len(seconds)} steps are too few: {need - len(seconds)} more are needed")
     folds = pd.Series(runs).factorize(sort=True)[0] % FOLDS
-    best: tuple[float, tuple[str, ...], Floats] | None = None
-    for names in STRUCTURES:
+    both = len({part.asynchronous for part in steps}) > 1
+    structures = [(*names, OVERLAP) if both else names for names in STRUCTURES]
+    plain = [replace(part, padded=False) for part in steps]  # what if graphs did not pad
+    variants = [steps, plain] if any(part.padded for part in steps) else [steps]
+    best: tuple[float, Sequence[Steps], tuple[str, ...], Floats] | None = None
+    for variant, names in product(variants, structures):
         if len(seconds) < STEPS_PER_COEFFICIENT * len(names):
             continue
-        x, rest = columns(profile, steps, names)
+        x, rest = columns(profile, variant, names)
         if _alike(x / seconds[:, None]):
             continue
         predicted = np.empty_like(seconds)
@@ -166,9 +185,10 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
             predicted[out] = x[out] @ values + rest[out]
         mape = float(np.abs(predicted / seconds - 1).mean())
         if best is None or mape < WORTH * best[0]:
-            best = mape, names, predicted
-    assert best is not None
-    return _finish(profile, steps, best[1], best[2], seconds)
+            best = mape, variant, names, predicted
+    if best is None:
+        raise InputError("all steps are alike: the cost of a step cannot be told from that of a sequence")
+    return _finish(profile, *best[1:], seconds)
 
 
 def _alike(relative: Floats) -> bool:
@@ -195,6 +215,7 @@ def _finish(
         correlation=covariance / np.outer(deviation, deviation),
         held_out=errors(held_out, seconds),
         n=len(seconds),
+        padded=steps[0].padded,
     )
 
 

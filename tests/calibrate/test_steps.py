@@ -1,5 +1,7 @@
 """Fits of single engine steps: known coefficients come back, drift and noise are told from error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def steps(model: str, seed: int, runs: int = 6, each: int = 60) -> Steps:
 
 def timed(profile: HardwareProfile, part: Steps, host: HostCosts, noise: float, seed: int = 0) -> Steps:
     seconds = price(profile, part, host) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(part.table)))
-    return Steps(part.model, part.table.assign(seconds=seconds))
+    return replace(part, table=part.table.assign(seconds=seconds))
 
 
 def test_what_made_the_steps_comes_back(profile: HardwareProfile) -> None:
@@ -64,7 +66,7 @@ def test_what_made_the_steps_comes_back(profile: HardwareProfile) -> None:
     for name, value, error in zip(found.names, found.values, found.stderr, strict=True):
         assert abs(value - getattr(TRUTH, name)) < 4 * error, name
     unseen = timed(profile, steps("meta-llama/Llama-3.1-8B", 2), TRUTH, 0.0)
-    assert price(profile, unseen, found.host) == pytest.approx(unseen.seconds, rel=0.03)
+    assert price(profile, unseen, found.host()) == pytest.approx(unseen.seconds, rel=0.03)
     assert found.held_out.mape == pytest.approx(0.016, abs=0.004)  # the mean of |noise| of 2 %
 
 
@@ -74,12 +76,36 @@ def test_coefficients_that_do_not_pay_are_left_out(profile: HardwareProfile) -> 
     assert found.names == ("step_s", "sequence_s")
 
 
+def test_asynchronous_scheduling_hides_a_part_of_the_host(profile: HardwareProfile) -> None:
+    """Synchronous and asynchronous steps of one engine together tell what is hidden."""
+    slow, quick = HostCosts(step_s=5e-3, sequence_s=3e-5), HostCosts(step_s=2e-3, sequence_s=3e-5)
+    parts = [
+        timed(profile, steps("Qwen/Qwen3-8B", 6), slow, 0.01),
+        timed(profile, replace(steps("Qwen/Qwen3-8B", 7), asynchronous=True), quick, 0.01),
+    ]
+    found = fit_steps(profile, parts)
+    assert found.names == ("step_s", "sequence_s", "async_overlap_s")
+    assert found.values[2] == pytest.approx(3e-3, rel=0.2)
+    assert found.host(asynchronous=False).step_s - found.host(asynchronous=True).step_s == found.values[2]
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_whether_graphs_pad_is_told_by_the_steps(pads: bool, profile: HardwareProfile) -> None:
+    """Decode batches just above a captured size cost as much as the next one, or not."""
+    rows = steps("Qwen/Qwen2.5-7B", 8)
+    batches = np.random.default_rng(0).choice([9, 17, 33, 257, 273, 300], len(rows.table))
+    table = rows.table.assign(prefills=[[]] * len(batches), prefill_tokens=0, num_prefills=0, decodes=batches)
+    truth = Steps(rows.model, table.assign(context=batches * 100), padded=pads)
+    seen = replace(timed(profile, truth, HostCosts(step_s=1e-4), 0.001), padded=True)
+    assert fit_steps(profile, [seen]).padded == pads
+
+
 def test_strays_do_not_bend_the_fit(profile: HardwareProfile) -> None:
     plain = HostCosts(step_s=3e-3, sequence_s=3e-5)
     seen = timed(profile, steps("Qwen/Qwen3-8B", 4), plain, 0.01)
     stray = seen.table["seconds"].where(np.arange(len(seen.table)) % 25 > 0, seen.table["seconds"] * 8)
     found = fit_steps(profile, [Steps(seen.model, seen.table.assign(seconds=stray))])
-    assert price(profile, seen, found.host) == pytest.approx(
+    assert price(profile, seen, found.host()) == pytest.approx(
         price(profile, seen, plain), rel=0.03
     )  # their mean is 28 % up
 

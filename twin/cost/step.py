@@ -93,6 +93,7 @@ class StepModel:
         max_tokens: the most tokens in a step (``max_num_batched_tokens``).
         host: host times; those of the profile unless given.
         scale: multiplies every GPU time; 1 is the central estimate.
+        cuda_graphs: whether tokens are padded to captured sizes; on a GPU unless said otherwise.
     """
 
     def __init__(
@@ -104,7 +105,9 @@ class StepModel:
         max_tokens: int,
         host: HostCosts | None = None,
         scale: float = 1.0,
+        cuda_graphs: bool | None = None,
     ) -> None:
+        self._padded = profile.device == "gpu" if cuda_graphs is None else cuda_graphs
         model.check_tensor_parallel(layout.tensor_parallel_size)
         self.host = HostCosts.of(profile) if host is None else host
         self._model, self._profile, self._layout, self._scale = model, profile, layout, scale
@@ -123,7 +126,7 @@ class StepModel:
         """Seconds of everything per token in all layers, for 0 … max_tokens tokens."""
         model, profile, layout = self._model, self._profile, self._layout
         tp, dtype = layout.tensor_parallel_size, layout.weights
-        tokens = np.arange(max_tokens + 1) if profile.device == "cpu" else _graph_padding(max_tokens)
+        tokens = _graph_padding(max_tokens) if self._padded else np.arange(max_tokens + 1)
         m = np.maximum(tokens.astype(np.float64), 1.0)
         q, kv = self._heads * model.head_dim, self._kv_heads * model.head_dim
         inter, hidden = model.intermediate_size / tp, model.hidden_size
