@@ -82,18 +82,20 @@ def _grid(axes: Axes) -> dict[str, Floats]:
     return at
 
 
+def _tables(donors: Sequence[Donor], axes: Axes) -> list[Floats]:
+    """The tables of those that have one, each at the nodes of ``axes`` (row-major)."""
+    grid = _grid(axes)
+    tables = [donor.fit.table for donor in donors if donor.fit.table is not None]
+    return [interpolate(one.log_axes, one.values, [grid[name] for name in one.axes]) for one in tables]
+
+
 def average(donors: Sequence[Donor], axes: Axes, with_table: bool) -> Average:
     """Over two or more donors (one has no spread: NaN)."""
     names = COPY_COEFFICIENTS if isinstance(donors[0].fit, Copy) else COEFFICIENTS
     values = np.array([[getattr(donor.fit, name).value for name in names] for donor in donors])
     shares = np.log(values / np.array([_scale(names, donor.peaks) for donor in donors]))
     spread = shares.std(axis=0, ddof=1) if len(donors) > 1 else np.full(len(names), np.nan)
-    table = None
-    if with_table:
-        grid = _grid(axes)
-        tables = [donor.fit.table for donor in donors if donor.fit.table is not None]
-        found = [interpolate(one.log_axes, one.values, [grid[name] for name in one.axes]) for one in tables]
-        table = np.asarray(np.mean(found, axis=0), dtype=np.float64)
+    table = np.asarray(np.mean(_tables(donors, axes), axis=0), dtype=np.float64) if with_table else None
     return Average(names, shares.mean(axis=0), spread, axes, table)
 
 
@@ -195,9 +197,7 @@ def assumed(
 
 def _table_spread(donors: Sequence[Donor], axes: Axes) -> float:
     """Typical standard deviation of an entry over the donors."""
-    grid = _grid(axes)
-    tables = [donor.fit.table for donor in donors if donor.fit.table is not None]
-    found = [interpolate(one.log_axes, one.values, [grid[name] for name in one.axes]) for one in tables]
+    found = _tables(donors, axes)
     return float(np.median(np.std(found, axis=0, ddof=1))) if len(found) > 1 else 0.0
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from calibrate import families, importers
-from calibrate.averages import LEAST_DONORS as LEAST_DONORS
-from calibrate.averages import Donor, Ring, assumed, assumed_all_reduce
+from calibrate.averages import LEAST_DONORS, Donor, Ring, assumed, assumed_all_reduce
 from calibrate.facts import DEVICE, facts_of
 from calibrate.fit import Observations, Peaks
 from calibrate.grid import Axes, within
@@ -108,7 +107,8 @@ def assumable(systems: Path) -> list[str]:
     return [name for name in NAMES if name in SHEETS or (systems / f"{name}.yaml").is_file()]
 
 
-def _measured(systems: Path) -> list[str]:
+def measured(systems: Path) -> list[str]:
+    """GPUs that the database measured and whose device facts are known."""
     return [gpu for gpu in importers.gpu_names(systems) if gpu in DEVICE]
 
 
@@ -122,15 +122,10 @@ def _own(table: pd.DataFrame) -> Provenance:
     return Provenance(origin="fitted", source=table.attrs["source"], date="")
 
 
-def _peaks(facts: Facts, dtype: Precision = "bf16") -> Peaks:
-    rate = getattr(facts.flops, dtype) or facts.flops.bf16
-    return Peaks(rate.value, facts.mem_bw_bytes_per_s.value)
-
-
 def assumed_copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
     """Element-wise kernels of a GPU from those of the measured ones, fitted afresh from the database."""
     donors = []
-    for name in _measured(systems):
+    for name in measured(systems):
         if name != gpu and importers.has_elementwise(systems, name):
             table = importers.read_elementwise(systems, name)
             rows = copy_observations(table, _own(table))
@@ -140,7 +135,7 @@ def assumed_copy(systems: Path, gpu: str, facts: Facts, date: str) -> Copy:
         raise InputError(
             f"the database has no element-wise kernels of {gpu}, nor of {LEAST_DONORS} GPUs to take their mean"
         )
-    found = assumed(donors, gpu, _peaks(facts), within(COPY_AXES, donors[0].rows.coords), class_of, date)
+    found = assumed(donors, gpu, Peaks.of(facts), within(COPY_AXES, donors[0].rows.coords), class_of, date)
     assert isinstance(found, Copy)
     return found
 
@@ -154,7 +149,7 @@ def assumed_profile(
     """
     sheet, source = read_sheet(systems, gpu)
     facts = facts_of(gpu, sheet, source, date)
-    donors = {name: load_profile(name) for name in _measured(systems) if name in profile_names()}
+    donors = {name: load_profile(name) for name in measured(systems) if name in profile_names()}
     note(f"{gpu}: averages over {', '.join(donors)}")
     kernels = Kernels(
         gemm=dict(_gemm(systems, gpu, facts, donors, date)),
@@ -188,8 +183,8 @@ def _gemm(
             if dtype in donor.kernels.gemm:
                 table = importers.read_gemm(systems, name)
                 rows = _some(families.gemm(table, dtype, _own(table)))
-                found.append(Donor(name, donor.kernels.gemm[dtype], _peaks(donor.facts, dtype), rows))
-        yield dtype, _kernel(found, gpu, _peaks(facts, dtype), families.GEMM[0][0], date)
+                found.append(Donor(name, donor.kernels.gemm[dtype], Peaks.of(donor.facts, dtype), rows))
+        yield dtype, _kernel(found, gpu, Peaks.of(facts, dtype), families.GEMM[0][0], date)
 
 
 def _attention(
@@ -209,8 +204,8 @@ def _attention(
             own = [fit.kernel for fit in fits if (fit.kv, fit.head_dim) == (kv, head_dim)]
             if own:
                 rows = _some(observe(tables[name], kv, head_dim, _own(tables[name])))
-                found.append(Donor(name, own[0], _peaks(donor.facts), rows))
-        yield Attention(kv=kv, head_dim=head_dim, kernel=_kernel(found, gpu, _peaks(facts), axes, date))
+                found.append(Donor(name, own[0], Peaks.of(donor.facts), rows))
+        yield Attention(kv=kv, head_dim=head_dim, kernel=_kernel(found, gpu, Peaks.of(facts), axes, date))
 
 
 def _link(sheet: Sheet, num_gpus: int) -> float:
@@ -219,14 +214,15 @@ def _link(sheet: Sheet, num_gpus: int) -> float:
     return total if links is None else total * (num_gpus - 1) / links
 
 
-def _fast(sheet: Sheet) -> bool:
+def fast_links(sheet: Sheet) -> bool:
+    """Whether GPUs of a node reach each other faster than over PCIe."""
     return bool(sheet["node"]["intra_node_bw"] > sheet["node"]["pcie_bw"])
 
 
 def _all_reduce(
     systems: Path, gpu: str, sheet: Sheet, donors: dict[str, HardwareProfile], date: str
 ) -> Iterator[Collective]:
-    build = partial(assumed_all_reduce, fast=_fast(sheet), serving=SERVING_MESSAGE_BYTES, date=date)
+    build = partial(assumed_all_reduce, fast=fast_links(sheet), serving=SERVING_MESSAGE_BYTES, date=date)
     tables = {name: importers.read_all_reduce(systems, name) for name in donors}
     sheets = {name: importers.read_datasheet(systems, name) for name in donors}
     for num_gpus in (2, 4, 8):
@@ -235,5 +231,5 @@ def _all_reduce(
             rows = table[table["num_gpus"] == num_gpus].sort_values("message_bytes")
             if len(rows) and num_gpus <= sheets[name]["node"]["num_gpus_per_node"]:
                 size, seconds = rows["message_bytes"].to_numpy(float), rows["seconds"].to_numpy(float)
-                rings.append(Ring(name, size, seconds, _link(sheets[name], num_gpus), _fast(sheets[name])))
+                rings.append(Ring(name, size, seconds, _link(sheets[name], num_gpus), fast_links(sheets[name])))
         yield build(rings, num_gpus, _link(sheet, num_gpus))

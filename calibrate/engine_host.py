@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calibrate.fit import round_to
-from calibrate.judge import Judged
+from calibrate.judge import Judged, round_to
 from calibrate.step_log import StepLog
 from calibrate.steps import (
     OVERLAP,
@@ -43,11 +42,15 @@ OVERLOAD = 0.8  # at higher loads a request's wait is the queue's, not the API's
 
 @dataclass(frozen=True)
 class EngineErrors:
-    """How well one mode's fit does: whole steps of test runs, by load, beside what the machine itself does."""
+    """How well one mode's fit does: whole steps of test runs, by load, beside what the machine itself does.
+
+    ``run_error``: root mean square log error of whole test runs' total time.
+    """
 
     mode: Mode
     fit: StepFit
     test: Errors
+    run_error: float
     loads: list[dict[str, Any]]
     noise_floor: float
     drift: tuple[float, float]
@@ -88,10 +91,10 @@ def fit_engine(
     host = HostFit(
         **figures,
         vllm_version=version,
-        tpot_error=round_to(_run_error(found[main][1], logs, main), 3),
+        tpot_error=round_to(found[main][0].run_error, 3),
         steps={mode: item.test for mode, (item, _) in found.items()},
         correlated=fit.names,
-        correlation=tuple(tuple(round(float(x), 3) for x in row) for row in fit.correlation),
+        correlation=fit.correlation,
         source=source,
     )
     return host, [item for item, _ in found.values()], [judged for _, judged in found.values()]
@@ -130,11 +133,10 @@ def sentinels_of(log: StepLog) -> pd.DataFrame:
 
 def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> tuple[EngineErrors, Judged]:
     steps, slow = zip(*corrected(logs), strict=True)
-    fit = fit_steps(profile, [part.of("fit", "repeat") for part in steps if len(part.of("fit", "repeat").table)])
-    tests = [part.of("test") for part in steps if len(part.of("test").table)]
+    fit = fit_steps(profile, _kinds(steps, "fit", "repeat"))
+    tests = [replace(part, padded=fit.padded) for part in _kinds(steps, "test")]
     if not tests:
         raise InputError(f"no test runs in the step logs of mode {mode}: the error of the fit cannot be told")
-    tests = [replace(part, padded=fit.padded) for part in tests]
     predicted = np.concatenate([price(profile, part, fit.host(part.asynchronous)) for part in tests])
     table = pd.concat([part.table for part in tests], ignore_index=True)
     seconds = table["seconds"].to_numpy(dtype=np.float64)
@@ -148,7 +150,6 @@ def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> 
         interval90=(round_to(low, 3), round_to(high, 3)),
         coverage90=round_to(float(inside.mean()), 3),
     )
-    floors = [noise_floor(sentinels_of(log)) for log in logs]
     drifts = np.concatenate(slow)
     judged = Judged(
         gpu=profile.name,
@@ -158,19 +159,23 @@ def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> 
         predicted_s=predicted,
         serving=np.ones(len(seconds), dtype=bool),
     )
+    log = np.repeat(np.arange(len(tests)), [len(part.table) for part in tests])  # run names are unique within one
+    sums = table[["run", "seconds"]].assign(predicted=predicted, log=log).groupby(["log", "run"]).sum()
     result = EngineErrors(
-        mode, fit, test, by_load(table, predicted), float(np.mean(floors)), (float(drifts.min()), float(drifts.max()))
+        mode=mode,
+        fit=fit,
+        test=test,
+        run_error=float(np.sqrt((np.log(sums["predicted"] / sums["seconds"]) ** 2).mean())),
+        loads=by_load(table, predicted),
+        noise_floor=float(np.mean([noise_floor(sentinels_of(log)) for log in logs])),
+        drift=(float(drifts.min()), float(drifts.max())),
     )
     return result, judged
 
 
-def _run_error(judged: Judged, logs: Sequence[StepLog], mode: Mode) -> float:
-    """Root mean square log error of whole test runs' total time."""
-    runs = np.concatenate(
-        [log.steps.loc[log.steps["kind"] == "test", "run"] for log in logs if log.engine["mode"] == mode]
-    )
-    sums = pd.DataFrame({"run": runs, "m": judged.measured_s, "p": judged.predicted_s}).groupby("run").sum()
-    return float(np.sqrt((np.log(sums["p"] / sums["m"]) ** 2).mean()))
+def _kinds(steps: Sequence[Steps], *kinds: str) -> list[Steps]:
+    """The runs of these kinds, of the engines that have some."""
+    return [part for whole in steps if len((part := whole.of(*kinds)).table)]
 
 
 def _request_estimates(logs: Sequence[StepLog], source: str, date: str) -> dict[str, Estimate]:

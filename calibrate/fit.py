@@ -16,13 +16,10 @@ from scipy.optimize import least_squares
 
 from calibrate import checks
 from calibrate.grid import Axes, Candidate, TableFit, as_table, fit_table, hat_matrix, within
-from calibrate.judge import Judged as Judged
-from calibrate.judge import errors as errors
-from calibrate.judge import round_to as round_to
-from calibrate.judge import rounded
+from calibrate.judge import Judged, errors, round_to, rounded
 from twin.base import Estimate, Provenance
 from twin.cost.tables import Floats, p_norm
-from twin.spec.hardware import HeldOut, Kernel
+from twin.spec.hardware import Facts, HeldOut, Kernel, Precision
 
 FOLDS = 5
 ROOFLINE_SAMPLE = 8000  # enough for four coefficients; the table sees every row
@@ -41,6 +38,12 @@ class Peaks:
     flops_per_s: float
     bytes_per_s: float
     headroom: float = 1.3
+
+    @classmethod
+    def of(cls, facts: Facts, dtype: Precision = "bf16", headroom: float = 1.3) -> Peaks:
+        """Of a device at a precision; where it has none of its own, at bf16's rate."""
+        rate = getattr(facts.flops, dtype) or facts.flops.bf16
+        return cls(rate.value, facts.mem_bw_bytes_per_s.value, headroom)
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Least and most of :data:`COEFFICIENTS`."""
@@ -126,6 +129,13 @@ def unit_stderr(jacobian: object) -> Floats:
     """Standard errors of least-squares parameters for residuals of unit spread."""
     j = np.asarray(jacobian, dtype=np.float64)
     return np.asarray(np.sqrt(np.diag(np.linalg.pinv(j.T @ j))), dtype=np.float64)
+
+
+def correlation_rows(covariance: Floats) -> tuple[tuple[float, ...], ...]:
+    """Correlation as a profile keeps it, in thousandths; a parameter without variance is tied to none."""
+    deviation = np.sqrt(np.diag(covariance))
+    safe = np.where(deviation > 0, deviation, 1.0)
+    return tuple(tuple(map(float, row)) for row in np.round(covariance / np.outer(safe, safe), 3))
 
 
 def free_stderr(found: Any, log_bounds: tuple[Floats, Floats]) -> Floats:

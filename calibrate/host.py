@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from calibrate.fit import round_to
+from calibrate.fit import correlation_rows
+from calibrate.judge import round_to
 from twin.base import Estimate, InputError, Origin
 from twin.cost.step import HostCosts
 from twin.spec.hardware import HostFit, load_profile
@@ -148,13 +149,9 @@ def fit_with_errors(runs: Sequence[MeasuredRun], tell: Callable[[str], None]) ->
 def host_section(result: HostResult, source: str, date: str) -> HostFit:
     """The ``host`` section of a profile that has runs of its own."""
     deviation = np.sqrt(np.diag(result.covariance))
-    safe = np.where(deviation > 0, deviation, 1.0)
-    correlation = np.round(result.covariance / np.outer(safe, safe), 3)
     section = _section(result.values, deviation, _spread(result.held_out), result.n, "fitted", source, date)
-    rows = tuple(tuple(map(float, row)) for row in correlation)
-    return section.model_copy(
-        update={"vllm_version": result.vllm_version, "correlated": FITTED, "correlation": rows},
-    )
+    tied = {"correlated": FITTED, "correlation": correlation_rows(result.covariance)}
+    return section.model_copy(update={"vllm_version": result.vllm_version, **tied})
 
 
 def mean_host_section(results: dict[str, HostResult], runs: dict[str, list[MeasuredRun]], date: str) -> HostFit:

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from calibrate import checks, datasheet, families, importers
+from calibrate.averages import LEAST_DONORS
 from calibrate.facts import DEVICE, facts_of
-from calibrate.fit import Judged, Observations, Peaks, bound_note, fit_kernel
+from calibrate.fit import Observations, Peaks, bound_note, fit_kernel
 from calibrate.grid import Candidate
-from calibrate.profile_yaml import to_yaml as to_yaml
+from calibrate.judge import Judged
 from calibrate.small import copy_observations, fit_all_reduce, fit_copy
 from twin.base import InputError, Provenance, unknown_name
 from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels, Precision, load_profile
@@ -61,8 +62,7 @@ class Job:
     """Notes on coefficients at the bounds of the fit."""
 
     def peaks(self, dtype: Precision = "bf16") -> Peaks:
-        rate = getattr(self.facts.flops, dtype)
-        return Peaks((rate or self.facts.flops.bf16).value, self.facts.mem_bw_bytes_per_s.value, self.headroom)
+        return Peaks.of(self.facts, dtype, self.headroom)
 
     def kernel(self, obs: Observations, candidates: Sequence[Candidate], dtype: Precision = "bf16") -> Kernel:
         if obs.serving.sum() < self.few:
@@ -83,8 +83,8 @@ class Job:
 
 def importable(systems: Path) -> list[str]:
     """GPUs that the database measured and whose device facts are known, then those assumed from them."""
-    measured = [gpu for gpu in importers.gpu_names(systems) if gpu in DEVICE]
-    return measured + [name for name in datasheet.assumable(systems) if len(measured) >= datasheet.LEAST_DONORS]
+    measured = datasheet.measured(systems)
+    return measured + [name for name in datasheet.assumable(systems) if len(measured) >= LEAST_DONORS]
 
 
 def _provenance(table: pd.DataFrame, date: str) -> Provenance:
@@ -169,7 +169,7 @@ def build_profile(
         messages,
         _provenance(messages, date),
         capability=int(sheet["gpu"].get("sm_version", 0)),
-        fast_links=sheet["node"]["intra_node_bw"] > sheet["node"]["pcie_bw"],
+        fast_links=datasheet.fast_links(sheet),
         link_bytes_per_s=float(sheet["node"]["intra_node_bw"]),
         gpu=gpu,
         judged=judged,

@@ -19,7 +19,7 @@ from twin.cost.parts import Part, parts, unseen
 from twin.spec.hardware import Errors, HardwareProfile, HeldOut
 
 if TYPE_CHECKING:
-    from calibrate.fit import Judged
+    from calibrate.judge import Judged
 
 Floats = NDArray[np.float64]
 

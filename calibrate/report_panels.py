@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twin.base import InputError
 
 if TYPE_CHECKING:
-    from calibrate.fit import Judged
+    from calibrate.judge import Judged
 
 Floats = NDArray[np.float64]
 

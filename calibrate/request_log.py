@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from twin.base import InputError, data_dir
+from twin.base import InputError
+from twin.spec.hardware import profile_names
 
 Floats = NDArray[np.float64]
 Facts = dict[str, Any]
@@ -210,9 +211,8 @@ PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 
 def profile_name(hardware: str) -> str:
     """The hardware profile that a name such as ``RTXPRO6000`` or ``H200`` begins, or the name itself if no one does."""
-    profiles = sorted(path.stem for path in data_dir("hwprofiles").glob("*.yaml") if path.stem != "prices")
     folded = re.sub(r"[^a-z0-9]", "", hardware.lower())
-    alike = {name: name.replace("_", "") for name in profiles if folded}
+    alike = {name: name.replace("_", "") for name in profile_names() if folded}
     exact = [name for name, other in alike.items() if other == folded]
     begun = exact or [name for name, other in alike.items() if other.startswith(folded)]
     return begun[0] if len(begun) == 1 else hardware

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calibrate.json_lines import json_lines
 from twin.base import InputError
 
 ENGINE = (
@@ -28,6 +26,8 @@ ENGINE = (
 )
 RUN = ("run", "name", "kind", "load", "order")
 STEP = ("step", "start", "scheduled", "end", "seconds", "prefills", "decodes", "context", "waiting", "preempted")
+REQUEST = ("request", "sent", "first_token", "last_token", "input_tokens", "output_tokens")
+REQUEST_COLUMNS = ("run", "kind", "load", "input_tokens", "output_tokens", "ttft_s", "e2el_s", "outside_s")
 KINDS = ("fit", "test", "sentinel", "repeat")
 
 
@@ -57,7 +57,7 @@ def read_steps(path: Path) -> StepLog:
     run: dict[str, Any] | None = None
     steps: list[dict[str, Any]] = []
     requests: list[dict[str, Any]] = []
-    for where, row in _rows(path):
+    for where, row in json_lines(path, "the step log"):
         if "engine" in row:
             found = _with(row["engine"], ENGINE, "engine", where)
             if engine is not None and any(found[name] != engine[name] for name in ENGINE):
@@ -76,29 +76,6 @@ def read_steps(path: Path) -> StepLog:
     if engine is None or not steps:
         raise InputError("no steps", where=path.name)
     return StepLog(path, engine, pd.DataFrame(steps), pd.DataFrame(requests, columns=[*REQUEST_COLUMNS]))
-
-
-REQUEST_COLUMNS = ("run", "kind", "load", "input_tokens", "output_tokens", "ttft_s", "e2el_s", "outside_s")
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        raw = path.read_bytes()
-        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines(keepends=True)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        said = (error.strerror or "not gzip") if isinstance(error, OSError) else "not text"
-        raise InputError(f"cannot read the step log: {said}", where=path.name) from None
-    for number, line in enumerate(lines, start=1):
-        where = f"{path.name}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError:
-            if number == len(lines) and not line.endswith("\n"):
-                return
-            raise InputError("not a line of JSON", where=where) from None
-        if not isinstance(row, dict):
-            raise InputError("not a JSON object", where=where)
-        yield where, row
 
 
 def _with(row: Any, names: tuple[str, ...], what: str, where: str) -> dict[str, Any]:
@@ -132,9 +109,7 @@ def _step(run: dict[str, Any], row: dict[str, Any], where: str) -> dict[str, Any
 
 
 def _request(run: dict[str, Any], row: dict[str, Any], where: str) -> dict[str, Any]:
-    for name in ("request", "sent", "first_token", "last_token", "input_tokens", "output_tokens"):
-        if name not in row:
-            raise InputError(f"request: {name!r} is missing", where=where)
+    _with(row, REQUEST, "request", where)
     arrived, first = row.get("arrived"), row.get("first_step_end")
     known = arrived is not None and first is not None
     return {

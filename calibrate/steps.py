@@ -7,7 +7,7 @@ price with that coefficient alone. Which coefficients are used is decided by the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from calibrate.fit import errors, unit_stderr
+from calibrate.fit import correlation_rows, unit_stderr
+from calibrate.judge import errors
 from twin.base import InputError
 from twin.cost.step import HostCosts, Layout, StepModel
 from twin.spec.hardware import Errors, HardwareProfile
@@ -80,7 +81,7 @@ class StepFit:
     names: tuple[str, ...]
     values: Floats
     stderr: Floats
-    correlation: Floats
+    correlation: tuple[tuple[float, ...], ...]
     held_out: Errors
     n: int
     padded: bool | None = None
@@ -104,19 +105,31 @@ def price(profile: HardwareProfile, steps: Steps, host: HostCosts) -> Floats:
     )
 
 
-def columns(profile: HardwareProfile, steps: Sequence[Steps], names: Sequence[str]) -> tuple[Floats, Floats]:
-    """(N, coefficients) and (N,): seconds per unit of each coefficient, and what is left when all of them are zero."""
-    fixed = ABSENT | {name: 1.0 for name in STRETCHES if name not in names}
-    rest = np.concatenate([price(profile, part, HostCosts(**fixed)) for part in steps])
-    own = [np.concatenate([_column(profile, part, name) for part in steps]) for name in names]
-    return np.stack(own, axis=1), rest
+@dataclass(frozen=True)
+class Design:
+    """What each coefficient costs in each of N steps; every cost is priced once, however many structures use it."""
 
+    profile: HardwareProfile
+    steps: Sequence[Steps]
+    _priced: dict[str | tuple[str, ...], Floats] = field(default_factory=dict)
 
-def _column(profile: HardwareProfile, part: Steps, name: str) -> Floats:
-    """Seconds of each step per unit of one coefficient."""
-    if name == OVERLAP:  # hidden from steps of asynchronous engines
-        return np.full(len(part.table), -1.0 if part.asynchronous else 0.0)
-    return price(profile, part, HostCosts(**ABSENT | {name: _unit(name)})) / _unit(name)
+    def columns(self, names: Sequence[str]) -> tuple[Floats, Floats]:
+        """(N, coefficients) and (N,): seconds per unit of each coefficient, and what is left when all of them are zero."""
+        fixed = tuple(name for name in STRETCHES if name not in names)
+        return np.stack([self._costs(name) for name in names], axis=1), self._costs(fixed)
+
+    def _costs(self, what: str | tuple[str, ...]) -> Floats:
+        """Seconds per unit of one coefficient, or of the kernel families that take as long as when timed alone."""
+        if what not in self._priced:
+            self._priced[what] = np.concatenate([self._costs_of(part, what) for part in self.steps])
+        return self._priced[what]
+
+    def _costs_of(self, part: Steps, what: str | tuple[str, ...]) -> Floats:
+        if what == OVERLAP:  # hidden from steps of asynchronous engines
+            return np.full(len(part.table), -1.0 if part.asynchronous else 0.0)
+        if isinstance(what, tuple):
+            return price(self.profile, part, HostCosts(**ABSENT | dict.fromkeys(what, 1.0)))
+        return price(self.profile, part, HostCosts(**ABSENT | {what: _unit(what)})) / _unit(what)
 
 
 def _unit(name: str) -> float:
@@ -171,11 +184,11 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
     structures = [(*names, OVERLAP) if both else names for names in STRUCTURES]
     plain = [replace(part, padded=False) for part in steps]  # what if graphs did not pad
     variants = [steps, plain] if any(part.padded for part in steps) else [steps]
-    best: tuple[float, Sequence[Steps], tuple[str, ...], Floats] | None = None
-    for variant, names in product(variants, structures):
+    best: tuple[float, Design, tuple[str, ...], Floats] | None = None
+    for design, names in product([Design(profile, variant) for variant in variants], structures):
         if len(seconds) < STEPS_PER_COEFFICIENT * len(names):
             continue
-        x, rest = columns(profile, variant, names)
+        x, rest = design.columns(names)
         if _alike(x / seconds[:, None]):
             continue
         predicted = np.empty_like(seconds)
@@ -185,10 +198,10 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
             predicted[out] = x[out] @ values + rest[out]
         mape = float(np.abs(predicted / seconds - 1).mean())
         if best is None or mape < WORTH * best[0]:
-            best = mape, variant, names, predicted
+            best = mape, design, names, predicted
     if best is None:
         raise InputError("all steps are alike: the cost of a step cannot be told from that of a sequence")
-    return _finish(profile, *best[1:], seconds)
+    return _finish(*best[1:], seconds)
 
 
 def _alike(relative: Floats) -> bool:
@@ -197,25 +210,20 @@ def _alike(relative: Floats) -> bool:
     return float(np.linalg.cond(scaled)) > TELL_APART
 
 
-def _finish(
-    profile: HardwareProfile, steps: Sequence[Steps], names: tuple[str, ...], held_out: Floats, seconds: Floats
-) -> StepFit:
-    x, rest = columns(profile, steps, names)
+def _finish(design: Design, names: tuple[str, ...], held_out: Floats, seconds: Floats) -> StepFit:
+    x, rest = design.columns(names)
     values, relative = _solve(x, rest, seconds, names)
     predicted = x @ values + rest
     residual = seconds / predicted - 1
     spread = float(np.sqrt((residual**2).sum() / max(len(seconds) - len(names), 1)))
-    stderr = spread * unit_stderr(relative)
-    covariance = np.linalg.pinv(relative.T @ relative)
-    deviation = np.sqrt(np.diag(covariance))
     return StepFit(
         names=names,
         values=values,
-        stderr=stderr,
-        correlation=covariance / np.outer(deviation, deviation),
+        stderr=spread * unit_stderr(relative),
+        correlation=correlation_rows(np.asarray(np.linalg.pinv(relative.T @ relative), dtype=np.float64)),
         held_out=errors(held_out, seconds),
         n=len(seconds),
-        padded=steps[0].padded,
+        padded=design.steps[0].padded,
     )
 
 

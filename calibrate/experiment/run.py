@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,12 @@ def run(
     _drive(python, todo, out, tell)
 
 
+@cache
 def engine_version(python: Path, device: str) -> str:
-    """vLLM's version there. Raises :class:`InputError` when it cannot use ``device``, :class:`TwinError` when it fails."""
+    """vLLM's version there, asked once.
+
+    Raises :class:`InputError` when it cannot use ``device``, :class:`TwinError` when it fails.
+    """
     version, has_cuda = json.loads(_output(python, PROBE))
     if device == "cuda" and not has_cuda:
         raise InputError("vLLM here sees no CUDA device", where=str(python), allowed=["cpu"])

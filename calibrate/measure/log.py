@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibrate.json_lines import json_lines
 from twin.base import InputError, TwinError, unknown_name
 
 SCHEMA_VERSION = 1
@@ -58,12 +59,7 @@ def read_log(path: Path) -> Log:
     """
     machine: dict[str, Any] | None = None
     points: list[Point] = []
-    lines = _lines(path)
-    for number, line in enumerate(lines, start=1):
-        where = f"{path.name}:{number}"
-        row = _parse(line, where, torn=number == len(lines) and not line.endswith("\n"))
-        if row is None:
-            break
+    for where, row in json_lines(path, "measurements"):
         if "machine" in row:
             machine = _machine(row["machine"], machine, where)
         elif machine is None:
@@ -109,26 +105,6 @@ def _check_value(family: str, name: str, value: object, where: str) -> None:
         raise InputError(f"{family}: {name} is {value!r}, not a positive number", where=where)
     if name not in ("seconds", "spread") and value != int(value):  # type: ignore[call-overload]
         raise InputError(f"{family}: {name} is {value!r}, not a whole number", where=where)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not text"
-        raise InputError(f"cannot read measurements: {said}", where=path.name) from None
-
-
-def _parse(line: str, where: str, *, torn: bool) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        if torn:
-            return None
-        raise InputError("not a line of JSON", where=where) from None
-    if not isinstance(row, dict):
-        raise InputError("not a JSON object", where=where)
-    return row
 
 
 def _machine(facts: Any, before: dict[str, Any] | None, where: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from made_up import BANDWIDTH, FACTS, LAUNCH, RATE, gemm_seconds, log_tables, write_database
 
-from calibrate.fit import Judged
-from calibrate.profiles import build_profile, importable, keep_host, profile_from_tables, to_yaml
+from calibrate.judge import Judged
+from calibrate.profile_yaml import to_yaml
+from calibrate.profiles import build_profile, importable, keep_host, profile_from_tables
 from twin.base import Estimate, InputError
 from twin.cli.main import main
 from twin.cost.collectives import all_reduce_s

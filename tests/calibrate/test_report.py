@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrate.fit import Judged
+from calibrate.judge import Judged
 from calibrate.report import summaries, target_of, write_report
 from calibrate.report_panels import FAMILIES, family_of, running_median
 from twin.base import InputError

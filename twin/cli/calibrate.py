@@ -115,7 +115,7 @@ def _facts_table(rows: list[dict[str, object]]) -> RenderableType:
     """One column per log, as there are more facts than fit side by side."""
     from rich.table import Table
 
-    table = Table("", *(str(row.get("run", row["log"])) for row in rows))
+    table = Table("", *(str(row.get("run", row.get("log", row.get("source")))) for row in rows))
     for name in dict.fromkeys(key for row in rows for key in row):
         values = [row.get(name, "") for row in rows]
         table.add_row(name, *(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in values))
@@ -138,7 +138,7 @@ def _import_results(results: list[Path], runs: Path | None, facts: dict[str, obj
     table = [{name: row.get(name, "") for name in COLUMNS} | row for row in [*before, *new]]
     write_atomic(runs, csv_text(table))
     note(f"{len(new)} runs added to {runs}, {len(table)} in all")
-    emit({"runs": rows}, fmt=fmt, table=lambda: _plain_table(rows), rows=rows)
+    emit({"runs": rows}, fmt=fmt, table=lambda: _facts_table(rows), rows=rows)
 
 
 @calibrate_app.command("fit")

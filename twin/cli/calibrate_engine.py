@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twin.cli.calibrate_kernels import Device
 from twin.cli.common import Format, emit, note
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-
-class Device(StrEnum):
-    """Where the engine runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Mode(StrEnum):

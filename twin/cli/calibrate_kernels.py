@@ -25,6 +25,8 @@ INTERRUPTED = 130
 
 
 class Device(StrEnum):
+    """What is measured."""
+
     cpu = "cpu"
     cuda = "cuda"
 

@@ -9,7 +9,7 @@ Datasheet facts are not drawn, nor single table entries, whose errors average ou
 
 from __future__ import annotations
 
-from math import exp, log, pi, sqrt
+from math import exp, log, sqrt
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from twin.base import Estimate
-from twin.cost.parts import Z90, Part, parts, relative_stderr
+from twin.cost.parts import Z90, Part, interval90, parts, relative_stderr
 from twin.spec.hardware import (
     Collective,
     Copy,
@@ -89,10 +89,8 @@ def _variance(part: Part) -> float:
 
 def shape_spread(errors: Errors) -> float:
     """Standard deviation of log(measured / predicted) over shapes, as of a normal distribution."""
-    if errors.interval90 is not None:
-        low, high = errors.interval90
-        return log(high / low) / (2 * Z90)
-    return errors.mape * sqrt(pi / 2)
+    low, high = interval90(errors)
+    return log(high / low) / (2 * Z90)
 
 
 def _lognormal(figure: Estimate, rng: Generator, least: float = 0.0) -> Estimate:

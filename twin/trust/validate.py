@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from twin.base import InfeasibleError, InputError
+from twin.cost.parts import Z90
 from twin.spec.hardware import load_profile
 from twin.trust.closed_loop import BenchmarkRun, Prediction, predict
 
@@ -28,8 +29,6 @@ PREDICTED = (
     "saturated",
     "reason",
 )
-Z90 = 1.645
-"""Standard deviations on either side that hold 90 % of a normal distribution."""
 
 Row = dict[str, str]
 
