@@ -24,7 +24,7 @@ from twin.base import Estimate, InputError, Origin
 from twin.cost.step import HostCosts
 from twin.spec.hardware import HostFit, load_profile
 from twin.trust.closed_loop import BenchmarkRun, predict
-from twin.trust.validate import Row, read_table, run_of
+from twin.trust.table import Row, read_table, run_of
 
 Floats = NDArray[np.float64]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from calibrate.request_log import profile_name, read_requests, summary
 from calibrate.server_text import read_server_log
 from twin.base import InputError
+from twin.trust.request_log import read_requests, summary
+from twin.trust.run_facts import profile_name
 
 DATA = Path(__file__).parent / "data"
 BENCH = DATA / "vllm_0.32_bench.json"

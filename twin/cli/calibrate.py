@@ -95,8 +95,8 @@ def import_(
 
 def _show_logs(logs: list[Path], fmt: Format) -> None:
     """Requests become one row per run, a server's text one row of what it says of itself and of its load."""
-    from calibrate.request_log import read_requests, summary
     from calibrate.server_text import read_server_log
+    from twin.trust.request_log import read_requests, summary
 
     rows: list[dict[str, object]] = []
     for path in logs:
@@ -126,7 +126,7 @@ def _import_results(results: list[Path], runs: Path | None, facts: dict[str, obj
     from calibrate.server_logs import COLUMNS, closed_loop_row
     from twin.cli.common import csv_text
     from twin.spec.hardware import load_profile
-    from twin.trust.validate import read_table
+    from twin.trust.table import read_table
 
     if not results or runs is None or facts["system"] is None:
         raise InputError("results become runs with --runs TABLE and --system GPU")

@@ -2,12 +2,20 @@
 
 ``concurrency`` clients start at once, each sends its next request when the last is done, ``10 × concurrency`` prompts in
 all, every length drawn uniformly from 80–100 % of nominal, prefix caching off.
+
+Runs of 2026 send ``2 × concurrency`` warm-up requests first. The client waits for the last of them before it sends the first
+measured one (``asyncio.gather`` in ``benchmark_serving.py``), so the engine is then as empty as a new one: without a prefix
+cache they change no time in the simulation, and it does without them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +26,57 @@ from twin.cost.memory import memory_budget
 from twin.cost.step import HostCosts, Layout, StepModel
 from twin.engine.config import EngineConfig
 from twin.results.metrics import is_saturated
+from twin.spec.engine import batch_defaults
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.model import ModelSpec, load_model
 from twin.spec.precision import check_precision
+from twin.spec.versions import MODELLED_VLLM, VERSIONS, VersionName
 
 PROMPTS_PER_CLIENT = 10
 LEAST_SHARE = 0.8
-MAX_NUM_BATCHED_TOKENS = 8192
-GPU_MEMORY_UTILIZATION = 0.9
-EXTRA_CONTEXT = 200
+EXTRA_CONTEXT: Mapping[tuple[int, int], int] = MappingProxyType({(1024, 1024): 20})
+"""``max_model_len`` beyond ``isl + osl``, by (isl, osl)."""
+EXTRA_CONTEXT_ELSE = 200
+
+
+class Flags(Frozen):
+    """What a benchmark's server was started with; ``None`` is the default of its vLLM on its GPU.
+
+    ``kv_cache_dtype`` None: fp8 beside fp8 weights. ``seats_per_client``: ``--max-num-seqs`` is the number of clients.
+    """
+
+    seats_per_client: bool = True
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = 8192
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = 0.9
+    kv_cache_dtype: str | None = None
+    async_scheduling: bool = True
+
+
+SERVED: tuple[tuple[str, str, Mapping[str, object]], ...] = (
+    ("*Llama*", "b200*", {"seats_per_client": False, "max_num_seqs": 512}),
+    ("openai/gpt-oss-*", "*", {"max_model_len": 10240, "kv_cache_dtype": "auto"}),
+    (
+        "MiniMaxAI/*",
+        "*",
+        {
+            "seats_per_client": False,
+            "max_num_batched_tokens": None,
+            "gpu_memory_utilization": 0.95,
+            "kv_cache_dtype": "auto",
+        },
+    ),
+)
+"""Model, GPU, and in which :class:`Flags` their server differs from the others. Source: the server scripts of InferenceX
+(``benchmarks/*.sh``, 2025-10 to 2026-03); a column of the table under the flag's name goes before."""
+
+RELEASED: Mapping[str, str] = MappingProxyType({"0.19": "2026-04", "0.32": "2026-10"})
+"""Month in which each modelled release came out, for runs that state a date but no version."""
 
 
 class BenchmarkRun(Frozen):
-    """One row of a closed-loop table: what ran where."""
+    """One row of a closed-loop table: what ran where. ``None`` and an empty text: as :data:`SERVED` says."""
 
     system: str
     model: str
@@ -41,22 +87,64 @@ class BenchmarkRun(Frozen):
     tp_size: int
     kv_cache_dtype: str = ""
     num_gpu_blocks: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    vllm_version: VersionName = MODELLED_VLLM
+
+    @property
+    def flags(self) -> Flags:
+        """Those that :data:`SERVED` knows of, and over them those that the row states."""
+        flags = Flags()
+        for model, system, changes in SERVED:
+            if fnmatchcase(self.model, model) and fnmatchcase(self.system, system):
+                flags = flags.model_copy(update=dict(changes))
+        stated = {name: value for name in Flags.model_fields if (value := getattr(self, name, None))}
+        if "max_num_seqs" in stated:
+            stated["seats_per_client"] = False
+        return flags.model_copy(update=stated)
 
     @property
     def layout(self) -> Layout:
-        """fp8 runs keep their KV cache in fp8 too unless the row says otherwise."""
-        kv = self.kv_cache_dtype or ("fp8" if self.precision == "fp8" else "auto")
+        """fp8 runs keep their KV cache in fp8 too unless row or :data:`SERVED` say otherwise."""
+        kv = self.flags.kv_cache_dtype or ("fp8" if self.precision == "fp8" else "auto")
         return Layout(self.tp_size, None if self.precision in ("bf16", "fp16", "bfloat16") else self.precision, kv)
+
+
+def modelled_version(stated: str, date: str = "") -> VersionName:
+    """The modelled release nearest to a stated vLLM version (``0.18.0``), or in time to an ISO date; else the default.
+
+    Raises :class:`InputError` for a version that is none.
+    """
+    if stated:
+        found = re.match(r"v?(\d+)\.(\d+)", stated)
+        if not found:
+            raise InputError(f"vllm_version {stated!r} is not a version", allowed=[*VERSIONS, "0.18.0", "…"])
+        major, minor = map(int, found.groups())
+        # Release 1.0 would follow the last 0.x, whatever its number: beyond all that is modelled.
+        number = minor if major == 0 else 10**6
+        return min(VERSIONS.values(), key=lambda version: abs(int(version.name.split(".")[1]) - number)).name
+    month = re.match(r"(\d{4})-(\d{2})", date)
+    if not month:
+        return MODELLED_VLLM
+    return min(VERSIONS.values(), key=lambda v: abs(_months(RELEASED[v.name]) - _months(month[0]))).name
+
+
+def _months(date: str) -> int:
+    year, month = date.split("-")
+    return 12 * int(year) + int(month)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Means over requests, in seconds, of one simulated run."""
+    """Means over requests in seconds, requests and output tokens per second, of one simulated run."""
 
     ttft_s: float
     tpot_s: float
     e2el_s: float
     request_throughput: float
+    output_throughput: float
     saturated: bool
 
 
@@ -71,9 +159,12 @@ def draw_lengths(run: BenchmarkRun, seed: int = 0) -> tuple[NDArray[np.int64], N
 
 def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile) -> EngineConfig:
     """The engine of a run, with as many KV blocks as vLLM would allocate."""
-    layout = run.layout
-    max_model_len = run.isl + run.osl + EXTRA_CONTEXT
-    tokens = max(MAX_NUM_BATCHED_TOKENS, run.concurrency)
+    layout, flags = run.layout, run.flags
+    default_tokens, default_seqs = batch_defaults(profile, run.vllm_version)
+    extra = EXTRA_CONTEXT.get((run.isl, run.osl), EXTRA_CONTEXT_ELSE)
+    max_model_len = flags.max_model_len or run.isl + run.osl + extra
+    seats = run.concurrency if flags.seats_per_client else flags.max_num_seqs or default_seqs
+    tokens = max(flags.max_num_batched_tokens or default_tokens, seats)
     blocks = run.num_gpu_blocks
     if blocks is None:
         budget = memory_budget(
@@ -83,18 +174,19 @@ def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile)
             quantization=layout.quantization,
             kv_cache_dtype=layout.kv_cache_dtype,
             block_size=16,
-            gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
+            gpu_memory_utilization=flags.gpu_memory_utilization or VERSIONS[run.vllm_version].gpu_memory_utilization,
             max_num_batched_tokens=tokens,
-            max_num_seqs=run.concurrency,
+            max_num_seqs=seats,
         )
         blocks = budget.require(max_model_len).num_gpu_blocks
     return EngineConfig(
         num_gpu_blocks=blocks,
-        max_num_seqs=run.concurrency,
+        max_num_seqs=seats,
         max_num_batched_tokens=tokens,
         max_model_len=max_model_len,
         enable_prefix_caching=False,
-        async_scheduling=True,
+        async_scheduling=flags.async_scheduling,
+        vllm_version=run.vllm_version,
     )
 
 
@@ -118,11 +210,13 @@ def predict(run: BenchmarkRun, *, host: HostCosts | None = None, scale: float = 
     """Mean TTFT, TPOT and E2EL of a run, as its client would report them."""
     sim = simulate_run(run, host=host, scale=scale)
     table = sim.table
+    duration = float(table["finished_s"].max())
     return Prediction(
         ttft_s=float(table.ttft_s.mean()),
         tpot_s=float(np.nanmean(table.tpot_s)) if (table["output_tokens"] > 1).any() else float("nan"),
         e2el_s=float(table.e2el_s.mean()),
-        request_throughput=len(table) / float(table["finished_s"].max()),
+        request_throughput=len(table) / duration,
+        output_throughput=float(table["output_tokens"].sum()) / duration,
         saturated=is_saturated(sim, run.concurrency),
     )
 

@@ -1,0 +1,38 @@
+"""How far predictions are from measurements: the one set of figures that tables, request logs and reports quote."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+STATISTICS = ("mape", "median", "p90", "bias", "inside_90")
+
+
+def judge(
+    measured: Floats, predicted: Floats, low: Floats | None = None, high: Floats | None = None
+) -> dict[str, float]:
+    """Errors of ``predicted`` relative to ``measured``, arrays of one shape in one unit, at least one value each.
+
+    ``mape``: mean absolute; ``median`` and ``p90``: of the absolute; ``bias``: mean, positive where too much is predicted;
+    ``inside_90``: share of the measured inside [low, high], where bounds are given.
+    """
+    relative = predicted / measured - 1.0
+    size = np.abs(relative)
+    found = {
+        "mape": float(size.mean()),
+        "median": float(np.median(size)),
+        "p90": float(np.percentile(size, 90)),
+        "bias": float(relative.mean()),
+    }
+    if low is not None and high is not None:
+        found["inside_90"] = float(((low <= measured) & (measured <= high)).mean())
+    return found
+
+
+def ks_distance(one: Floats, other: Floats) -> float:
+    """Two-sample Kolmogorov–Smirnov distance: the largest gap between the two cumulative shares, 0 to 1."""
+    one, other = np.sort(one), np.sort(other)
+    every = np.concatenate([one, other])
+    shares = [np.searchsorted(values, every, side="right") / len(values) for values in (one, other)]
+    return float(np.abs(shares[0] - shares[1]).max())
