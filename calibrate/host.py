@@ -1,16 +1,18 @@
 """Fit what a running engine adds to its kernels, from recorded runs, with the simulation in the loop.
 
-Six coefficients per GPU and engine version (see :class:`twin.spec.hardware.HostFit`); the kernels stay as they were
-measured. They minimise the log error of mean TPOT and mean TTFT of the closed-loop runs that are away from saturation; the
-errors kept beside them are those on layouts (tensor-parallel sizes) left out of the fit. A GPU without runs takes the mean
-of the others, marked assumed, with the error that leaving a whole GPU out shows.
+The kernels stay as they were measured. One set of coefficients serves every GPU (:data:`SHARED`): the host's are of the
+engine's software, and what power, launches and the skew of ranks do to kernels came out alike on each GPU that has runs. Only
+a cold start is a GPU's own. They minimise the log error of mean TPOT and mean TTFT of the closed-loop runs that are away from
+saturation. What they are worth is seen on layouts and on whole GPUs left out of the fit, and those errors are kept beside
+them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from pathlib import Path
 
@@ -20,19 +22,29 @@ from scipy.optimize import least_squares
 
 from calibrate.fit import correlation_rows
 from calibrate.judge import round_to
-from twin.base import Estimate, InputError, Origin
+from twin.base import Estimate, InfeasibleError, InputError, Origin
 from twin.cost.step import HostCosts
-from twin.spec.hardware import HostFit, load_profile
+from twin.spec.hardware import HostFit, RunErrors, load_profile
 from twin.trust.closed_loop import BenchmarkRun, predict
 from twin.trust.table import Row, read_table, run_of
 
 Floats = NDArray[np.float64]
 
-FITTED = ("step_s", "sequence_s", "request_s", "input_token_s", "kernel_overlap_s", "compute_stretch")
-UNIT = np.array([1e-3, 1e-5, 1e-2, 1e-6, 1e-6, 1.0])
-"""Scale of each coefficient: the fit works in these units."""
-LOWER = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
-PRIOR = {0: (0.5, 0.5), 4: (0.7, 0.5)}
+UNITS = {
+    "step_s": 1e-3,
+    "sequence_s": 1e-5,
+    "request_s": 1e-2,
+    "input_token_s": 1e-6,
+    "kernel_overlap_s": 1e-6,
+    "compute_stretch": 1.0,
+    "reduce_skew_s": 1e-6,
+    "cold_start_s": 1e-1,
+}
+"""Scale of each coefficient: the fit works in these units, in which all are of the order of one."""
+START = {"step_s": 0.4, "sequence_s": 3.0, "compute_stretch": 1.4, "reduce_skew_s": 2.0}
+SHARED = tuple(name for name in UNITS if name != "cold_start_s")
+LEAST = {"compute_stretch": 1.0}
+PRIOR = {"step_s": (0.5, 0.5), "kernel_overlap_s": (0.7, 0.5)}
 """Host time per step and kernel overlap act alike on one model, so runs of one model tell only their difference. A weak
 belief worth one run each keeps both sane: 0.5 ± 0.5 ms per step, 0.7 ± 0.5 µs per launch (assumed)."""
 NOISE = 0.05
@@ -49,23 +61,31 @@ class MeasuredRun:
     tpot_s: float
 
 
-@dataclass(frozen=True)
-class HostResult:
-    """Coefficients in the order of ``FITTED``, their covariance, and log errors (rows × [TPOT, TTFT]) on layouts left out."""
+Runs = Mapping[str, Sequence[MeasuredRun]]
+"""Measured runs by GPU."""
 
+
+@dataclass(frozen=True)
+class JointFit:
+    """``values`` in SI: a coefficient of all GPUs under its name, one of a single GPU under (name, GPU)."""
+
+    names: tuple[str | tuple[str, str], ...]
     values: Floats
     covariance: Floats
-    held_out: Floats
     n: int
-    vllm_version: str
 
-    @property
-    def host(self) -> HostCosts:
-        return host_of(self.values)
+    @cached_property
+    def _by_name(self) -> dict[str | tuple[str, str], float]:
+        return dict(zip(self.names, self.values.tolist(), strict=True))
 
+    def of(self, gpu: str, name: str) -> float:
+        """A GPU that was not fitted has the mean of the others' own coefficients."""
+        own = [value for key, value in self._by_name.items() if isinstance(key, tuple) and key[0] == name]
+        neutral = 1.0 if name.endswith("stretch") else 0.0
+        return self._by_name.get((name, gpu), self._by_name.get(name, float(np.mean(own)) if own else neutral))
 
-def host_of(values: Floats) -> HostCosts:
-    return HostCosts(**dict(zip(FITTED, map(float, values), strict=True)))
+    def host(self, gpu: str) -> HostCosts:
+        return HostCosts(**{name: self.of(gpu, name) for name in UNITS})
 
 
 def read_runs(path: Path) -> dict[str, list[MeasuredRun]]:
@@ -87,7 +107,7 @@ def _measured(row: Row) -> MeasuredRun | None:
         predict(run, host=HostCosts())
         ttft_s, tpot_s = float(row["mean_ttft_ms"]) / 1e3, float(row["mean_tpot_ms"]) / 1e3
         return MeasuredRun(run, row.get("vllm_version", ""), ttft_s, tpot_s)
-    except (InputError, KeyError, ValueError):
+    except (InputError, InfeasibleError, KeyError, ValueError):
         return None
 
 
@@ -97,7 +117,7 @@ def log_errors(runs: Sequence[MeasuredRun], host: HostCosts) -> Floats:
     for item in runs:
         got = predict(item.run, host=host)
         rows.append((log(got.tpot_s / item.tpot_s), log(got.ttft_s / item.ttft_s)))
-    return np.array(rows)
+    return np.array(rows).reshape(-1, 2)
 
 
 def below_saturation(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
@@ -106,119 +126,164 @@ def below_saturation(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
     return [item for item in runs if not predict(item.run, host=nominal).saturated]
 
 
-def fit_host(runs: Sequence[MeasuredRun], start: Floats | None = None) -> tuple[Floats, Floats]:
-    """Least squares over ``runs``: the coefficients in the order of ``FITTED``, and their covariance.
+def fit_jointly(runs: Runs, start: JointFit | None = None) -> JointFit:
+    """Least squares over all ``runs``; what they cannot tell (skew on one GPU, a cold start after warm-ups) is left out.
 
     Raises :class:`InputError` when there are fewer than two runs per coefficient.
     """
-    if (missing := 2 * len(UNIT) - len(runs)) > 0:
-        where = f"{runs[0].run.system}, vLLM {runs[0].vllm_version or '(not stated)'}" if runs else None
-        what = f"{len(runs)} runs are too few for {len(UNIT)} host coefficients: {missing} more are needed"
-        raise InputError(what, where=where)
+    names = _told(runs)
+    count = sum(map(len, runs.values()))
+    if (missing := 2 * len(names) - count) > 0:
+        where = ", ".join(
+            f"{gpu}, vLLM {items[0].vllm_version or '(not stated)'}" for gpu, items in runs.items() if items
+        )
+        what = f"{count} runs are too few for {len(names)} host coefficients: {missing} more are needed"
+        raise InputError(what, where=where or None)
+    kinds = [name if isinstance(name, str) else name[0] for name in names]
+    units = np.array([UNITS[kind] for kind in kinds])
 
-    def residuals(units: Floats) -> Floats:
-        errors = log_errors(runs, host_of(units * UNIT))
-        belief = [NOISE * (units[i] - mean) / deviation for i, (mean, deviation) in PRIOR.items()]
+    def fitted(x: Floats) -> JointFit:
+        return JointFit(names, x * units, np.zeros((len(x), len(x))), count)
+
+    def residuals(x: Floats) -> Floats:
+        fit = fitted(x)
+        errors = np.concatenate([log_errors(items, fit.host(gpu)) for gpu, items in runs.items()])
+        belief = [NOISE * (x[kinds.index(name)] - mean) / spread for name, (mean, spread) in PRIOR.items()]
         return np.concatenate([errors[:, 0], TTFT_WEIGHT * errors[:, 1], belief])
 
+    known = start._by_name if start else {}
+    begin = [known[name] / UNITS[kind] if name in known else START.get(kind, 1.0)
+             for name, kind in zip(names, kinds, strict=True)]  # fmt: skip
+    least = np.array([LEAST.get(kind, 0.0) for kind in kinds])
     found = least_squares(
-        residuals, np.array([0.5, 1.0, 2.0, 1.0, 0.7, 1.1]) if start is None else start,
-        bounds=(LOWER, np.inf), loss="soft_l1", f_scale=NOISE, diff_step=np.full(len(UNIT), 0.05),
-        xtol=1e-3, ftol=1e-4, max_nfev=15,
+        residuals, np.maximum(begin, least), bounds=(least, np.inf), loss="soft_l1", f_scale=NOISE,
+        diff_step=np.full(len(names), 0.05), xtol=1e-3, ftol=1e-4, max_nfev=12,
     )  # fmt: skip
-    freedom = max(found.fun.size - len(UNIT), 1)
+    freedom = max(found.fun.size - len(names), 1)
     slopes = np.asarray(found.jac, dtype=np.float64)
     covariance = np.linalg.pinv(slopes.T @ slopes) * float(found.fun @ found.fun) / freedom
-    return found.x * UNIT, covariance * np.outer(UNIT, UNIT)
+    return JointFit(names, found.x * units, covariance * np.outer(units, units), count)
 
 
-def fit_with_errors(runs: Sequence[MeasuredRun], tell: Callable[[str], None]) -> HostResult:
-    """Fit on all unsaturated runs, then once more without each layout to see the error on what was not fitted."""
-    calm = below_saturation(runs)
-    values, covariance = fit_host(calm)
-    start = values / UNIT
-    held_out = []
-    for tp in sorted({item.run.tp_size for item in calm}):
-        rest = [item for item in calm if item.run.tp_size != tp]
-        left = [item for item in calm if item.run.tp_size == tp]
-        held_out.append(log_errors(left, host_of(fit_host(rest, start)[0])))
-        tell(f"  without TP {tp}: {_describe(held_out[-1])}")
-    return HostResult(values, covariance, np.concatenate(held_out), len(calm), runs[0].vllm_version)
+def _told(runs: Runs) -> tuple[str | tuple[str, str], ...]:
+    """The coefficients that these runs tell."""
+    several = any(item.run.tp_size > 1 for items in runs.values() for item in items)
+    shared = [name for name in SHARED if several or name != "reduce_skew_s"]
+    cold = [gpu for gpu, items in runs.items() if any(i.run.tp_size > 1 and not i.run.flags.warmed_up for i in items)]
+    return (*shared, *(("cold_start_s", gpu) for gpu in cold))
 
 
-def host_section(result: HostResult, source: str, date: str) -> HostFit:
-    """The ``host`` section of a profile that has runs of its own."""
-    deviation = np.sqrt(np.diag(result.covariance))
-    section = _section(result.values, deviation, _spread(result.held_out), result.n, "fitted", source, date)
-    tied = {"correlated": FITTED, "correlation": correlation_rows(result.covariance)}
-    return section.model_copy(update={"vllm_version": result.vllm_version, **tied})
+def left_out(runs: Runs, fit: JointFit, tell: Callable[[str], None]) -> dict[str, dict[str, Floats]]:
+    """Log errors by GPU of runs that a fit had not seen: with each layout, and with each GPU, left out of it."""
+    found: dict[str, dict[str, list[Floats]]] = {"layout_left_out": {}, "gpu_left_out": {}}
+    folds: list[tuple[str, Callable[[MeasuredRun], object]]] = [
+        ("layout_left_out", lambda item: item.run.tp_size), ("gpu_left_out", lambda item: item.run.system)
+    ]  # fmt: skip
+    for kind, fold_of in folds:
+        folds_here = sorted({fold_of(item) for items in runs.values() for item in items}, key=str)
+        for fold in folds_here if len(folds_here) > 1 else ():
+            rest = {gpu: kept for gpu, items in runs.items() if (kept := [i for i in items if fold_of(i) != fold])}
+            try:
+                without = fit_jointly(rest, fit)
+            except InputError:  # too few runs are left
+                continue
+            for gpu, items in runs.items():
+                if unseen := [item for item in items if fold_of(item) == fold]:
+                    found[kind].setdefault(gpu, []).append(log_errors(unseen, without.host(gpu)))
+                    tell(f"  without {fold}: {gpu} {describe(found[kind][gpu][-1])}")
+    return {kind: {gpu: np.concatenate(parts) for gpu, parts in by_gpu.items()} for kind, by_gpu in found.items()}
 
 
-def mean_host_section(results: dict[str, HostResult], runs: dict[str, list[MeasuredRun]], date: str) -> HostFit:
-    """For GPUs without runs: the mean of the fitted hosts, with the error that leaving each GPU out shows."""
-    errors = []
-    for gpu in results:
-        others = [result.values for name, result in results.items() if name != gpu]
-        if others:
-            errors.append(log_errors(below_saturation(runs[gpu]), host_of(np.mean(others, axis=0))))
-    if not errors:
-        raise InputError("the mean host of GPUs without runs needs runs of two GPUs: give them, or name one GPU")
-    stack = np.array([result.values for result in results.values()])
-    source = f"mean of {', '.join(sorted(results))}"
-    spread = _spread(np.concatenate(errors))
-    return _section(stack.mean(axis=0), stack.std(axis=0, ddof=1), spread, len(stack), "assumed", source, date)
+def describe(errors: Floats) -> str:
+    mean = run_errors(errors)
+    return f"TPOT {mean.tpot:.1%}, TTFT {mean.ttft:.1%} mean absolute error over {mean.n} runs"
 
 
-def _section(
-    values: Floats, stderr: Floats, errors: tuple[float, float], n: int, origin: Origin, source: str, date: str
-) -> HostFit:
-    figures = {
-        name: Estimate(value=round_to(value), stderr=round_to(error, 2), n=n, origin=origin, source=source, date=date)
-        for name, value, error in zip(FITTED, values.tolist(), stderr.tolist(), strict=True)
-    }
-    tpot, ttft = errors
-    return HostFit(**figures, tpot_error=round(tpot, 4), ttft_error=round(ttft, 4), source=source)
-
-
-def _spread(errors: Floats) -> tuple[float, float]:
-    """Root mean square log error of TPOT and TTFT."""
-    tpot, ttft = np.sqrt((errors**2).mean(axis=0))
-    return float(tpot), float(ttft)
-
-
-def _describe(errors: Floats) -> str:
+def run_errors(errors: Floats) -> RunErrors:
     tpot, ttft = np.abs(np.expm1(errors)).mean(axis=0)
-    return f"TPOT {tpot:.1%}, TTFT {ttft:.1%} mean absolute error over {len(errors)} runs"
+    return RunErrors(tpot=round(float(tpot), 4), ttft=round(float(ttft), 4), n=len(errors))
 
 
 def fit_hosts(table: Path, tell: Callable[[str], None], date: str, gpus: Sequence[str]) -> dict[str, HostFit]:
-    """Host sections for ``gpus``: fitted where ``table`` has runs, else the mean of the fitted, marked assumed.
+    """Host sections for ``gpus``: of the newest engine version that has runs of the GPU, else of the newest of all, assumed.
 
-    Where a GPU has runs of several engine versions each is fitted, and the newest is the section.
-    Raises :class:`InputError` when the table has no run that can be predicted.
+    Raises :class:`InputError` when the table has no run that can be predicted, or too few.
     """
-    runs, results = {}, {}
-    for (gpu, version), measured in _by_version(read_runs(table)).items():
-        if gpu in gpus:
-            tell(f"{gpu} ({load_profile(gpu).label}), vLLM {version or '(not stated)'}: {len(measured)} runs")
-            runs[gpu], results[gpu] = measured, fit_with_errors(measured, tell)
-            in_sample = log_errors(below_saturation(measured), results[gpu].host)
-            tell(f"  {results[gpu].host}; in sample {_describe(in_sample)}")
-    sections = {gpu: host_section(result, table.name, date) for gpu, result in results.items()}
-    without = [gpu for gpu in gpus if gpu not in sections]
-    if without:
-        sections |= dict.fromkeys(without, mean_host_section(results, runs, date))
+    sections: dict[str, HostFit] = {}
+    for version, runs in _by_version(read_runs(table)).items():
+        calm = {gpu: kept for gpu, items in runs.items() if gpu in gpus and (kept := below_saturation(items))}
+        if not calm:
+            continue
+        tell(f"vLLM {version or '(not stated)'}: {sum(map(len, calm.values()))} runs of {', '.join(calm)}")
+        fit = fit_jointly(calm)
+        seen = {gpu: log_errors(items, fit.host(gpu)) for gpu, items in calm.items()}
+        for gpu, errors in seen.items():
+            tell(f"  {gpu} ({load_profile(gpu).label}): {describe(errors)}")
+        unseen = left_out(calm, fit, tell)
+        source = f"{table.name}: runs of {', '.join(calm)}"
+        sections |= {
+            gpu: host_section(fit, gpu, seen, unseen, version, source, date)
+            for gpu in gpus
+            if gpu in calm or gpu not in sections or sections[gpu].step_s.origin == "assumed"
+        }
+    if not sections:
+        raise InputError("no runs of these GPUs away from saturation", where=table.name, allowed=gpus)
     return sections
 
 
-def _by_version(runs: dict[str, list[MeasuredRun]]) -> dict[tuple[str, str], list[MeasuredRun]]:
-    """By GPU and engine version, a GPU's versions from the oldest (one that is not stated) to the newest."""
+def host_section(
+    fit: JointFit,
+    gpu: str,
+    seen: Mapping[str, Floats],
+    unseen: Mapping[str, Mapping[str, Floats]],
+    version: str,
+    source: str,
+    date: str,
+) -> HostFit:
+    """The ``host`` section of a profile: with this GPU's own errors, or where it has no runs those of every GPU left out."""
+    own = gpu in seen
+    origin: Origin = "fitted" if own else "assumed"
+    deviation = dict(zip(fit.names, np.sqrt(np.diag(fit.covariance)).tolist(), strict=True))
+    told = {name if isinstance(name, str) else name[0] for name in fit.names}
+    figures = {}
+    for name in UNITS:
+        error = deviation.get(name, deviation.get((name, gpu)))
+        figures[name] = Estimate(
+            value=round_to(fit.of(gpu, name)), stderr=None if error is None else round_to(error, 2), n=fit.n,
+            origin=origin if name in told else "assumed",
+            source=source if name in told else "not told by these runs", date=date,
+        )  # fmt: skip
+    errors = {"fitted": seen, **unseen}
+    mine = {kind: [by_gpu[gpu]] if own and gpu in by_gpu else list(by_gpu.values()) for kind, by_gpu in errors.items()}
+    pooled = {kind: np.concatenate(parts) for kind, parts in mine.items() if parts}
+    decisive = pooled.get("layout_left_out" if own else "gpu_left_out", pooled["fitted"])
+    tpot, ttft = np.sqrt((decisive**2).mean(axis=0)).tolist()
+    tied = [i for i, name in enumerate(fit.names) if isinstance(name, str) or name[1] == gpu]
+    names = tuple(name if isinstance(name, str) else name[0] for name in (fit.names[i] for i in tied))
+    return HostFit(
+        **figures,
+        vllm_version=version,
+        tpot_error=round(tpot, 4),
+        ttft_error=round(ttft, 4),
+        runs={kind: run_errors(parts) for kind, parts in pooled.items()},
+        correlated=names,
+        correlation=correlation_rows(fit.covariance[np.ix_(tied, tied)]),
+        source=source,
+    )
 
-    def number(run: MeasuredRun) -> list[int]:
-        return [int(part) for part in re.findall(r"\d+", run.vllm_version)]
 
-    groups: dict[tuple[str, str], list[MeasuredRun]] = {}
-    for gpu, measured in sorted(runs.items()):
-        for run in sorted(measured, key=number):
-            groups.setdefault((gpu, run.vllm_version), []).append(run)
-    return groups
+def _by_version(runs: Runs) -> dict[str, dict[str, list[MeasuredRun]]]:
+    """By engine version, from the oldest (one that is not stated) to the newest, and GPU."""
+
+    def number(version: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", version)]
+
+    versions = sorted({item.vllm_version for items in runs.values() for item in items}, key=number)
+    return {
+        version: {
+            gpu: kept
+            for gpu, items in sorted(runs.items())
+            if (kept := [i for i in items if i.vllm_version == version])
+        }
+        for version in versions
+    }

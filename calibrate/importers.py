@@ -24,6 +24,8 @@ GEMM = {
     "fp8": "fp8",
 }  # the fp8_block table was timed eagerly, launch gaps included: not used
 BF16_BYTES = 2
+REDUCE_FILE = "custom_allreduce_perf.parquet"
+REDUCE = {"num_gpus": "num_gpus", "message_size": "elements", "allreduce_dtype": "dtype"}
 
 
 def find_database(path: Path | None = None) -> Path:
@@ -61,12 +63,12 @@ def _version(folder: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", folder.name))
 
 
-def _newest(systems: Path, gpu: str, family: str, backend: str, file: str) -> Path:
-    """The file of the newest version that has it."""
+def _newest(systems: Path, gpu: str, family: str, backend: str, file: str, release: str = "*") -> Path:
+    """The file of the newest version (of ``release``) that has it."""
     if gpu not in gpu_names(systems):
         raise unknown_name("GPU", gpu, gpu_names(systems))
     folder = systems / "data" / gpu / family / backend
-    found = sorted(folder.glob(f"*/{file}"), key=lambda path: _version(path.parent))
+    found = sorted(folder.glob(f"{release}/{file}"), key=lambda path: _version(path.parent))
     if not found:
         raise InputError(f"the database has no {file}", where=f"data/{gpu}/{family}/{backend}")
     return found[-1]
@@ -156,22 +158,29 @@ def read_prefill(systems: Path, gpu: str) -> pd.DataFrame:
     return _read_attention(systems, gpu, "context_attention_perf.parquet").drop(columns="step")
 
 
-def read_all_reduce(systems: Path, gpu: str) -> pd.DataFrame:
-    """``num_gpus``, ``message_bytes``, ``seconds`` of what vLLM runs in a CUDA graph.
+def read_all_reduce(systems: Path, gpu: str, release: str = "") -> pd.DataFrame:
+    """``num_gpus``, ``message_bytes``, ``seconds`` of what vLLM (``release`` 0.19, or the newest) runs in a CUDA graph.
 
     From 8 MiB that is NCCL; the rows then agree with NCCL's own table, and they alone reach 1 GiB.
     """
-    path = _newest(systems, gpu, "comm", "vllm", "custom_allreduce_perf.parquet")
-    columns = {
-        "num_gpus": "num_gpus",
-        "message_size": "elements",
-        "backend": "backend",
-        "allreduce_dtype": "dtype",
-    }
-    table = _read(systems, path, columns)
+    path = _newest(systems, gpu, "comm", "vllm", REDUCE_FILE, f"{release}*")
+    table = _read(systems, path, {**REDUCE, "backend": "backend"})
     table = table[(table["backend"] == "vllm_graph") & (table["dtype"] == "bfloat16")]
     table = table.assign(message_bytes=table["elements"] * BF16_BYTES)[["num_gpus", "message_bytes", "seconds"]]
     return _nonempty(_median(table), "all-reduce in a CUDA graph")
+
+
+def read_fused_reduce(systems: Path, gpu: str) -> pd.DataFrame:
+    """The same columns, and ``backend``, of TensorRT-LLM's all-reduce, the kernel that FlashInfer fuses the norm into."""
+    table = _read(systems, _newest(systems, gpu, "comm", "trtllm", REDUCE_FILE), REDUCE)
+    table = table[table["dtype"] == "bfloat16"].assign(backend="fused")
+    table["message_bytes"] = table.pop("elements") * BF16_BYTES
+    return _nonempty(_median(table.drop(columns="dtype")), "TensorRT-LLM's all-reduce")
+
+
+def has_reduce(systems: Path, gpu: str, backend: str, release: str = "") -> bool:
+    """Whether all-reduce was measured with this backend (vllm, trtllm), of this release."""
+    return any((systems / "data" / gpu / "comm" / backend).glob(f"{release}*/{REDUCE_FILE}"))
 
 
 def has_elementwise(systems: Path, gpu: str) -> bool:

@@ -35,7 +35,7 @@ def _short(value: Any) -> bool:
 
 def _mapping(dumper: _Dumper, data: dict[str, Any]) -> yaml.Node:
     values = data.values()
-    one_line = all(map(_plain, values)) or all(_short(value) for value in values)
+    one_line = all(_plain(value) or _short(value) for value in values)
     flow = bool(data) and one_line and len(str(data)) < LINE
     return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=flow)
 

@@ -16,9 +16,20 @@ from calibrate.facts import DEVICE, facts_of
 from calibrate.fit import Observations, Peaks, bound_note, fit_kernel
 from calibrate.grid import Candidate
 from calibrate.judge import Judged
-from calibrate.small import copy_observations, fit_all_reduce, fit_copy
+from calibrate.small import FUSED_TO_BYTES, copy_observations, fit_all_reduce, fit_copy
 from twin.base import InputError, Provenance, unknown_name
-from twin.spec.hardware import Attention, Copy, Facts, HardwareProfile, Kernel, Kernels, Precision, load_profile
+from twin.spec.hardware import (
+    Attention,
+    Collective,
+    Copy,
+    Facts,
+    HardwareProfile,
+    Kernel,
+    Kernels,
+    Precision,
+    load_profile,
+)
+from twin.spec.versions import MODELLED_VLLM, VERSIONS
 
 Note = Callable[[str], None]
 Tables = Mapping[str, pd.DataFrame]
@@ -37,6 +48,7 @@ DATABASE_NOTES = (
     "Derived from kernel measurements of NVIDIA aiconfigurator-core (Apache-2.0).",
 )
 CPU_HEADROOM = 8.0  # what a CPU's caches are faster than its memory
+ANOTHER_KERNEL = 0.1  # median relative difference from which an older release counts as running something else
 FEW = 20  # serving shapes of a GPU's log
 REQUIRED = ("gemm", "decode", "prefill", "elementwise")
 
@@ -156,27 +168,43 @@ def build_profile(
         "gemm": importers.read_gemm(systems, gpu),
         "decode": importers.read_decode(systems, gpu),
         "prefill": importers.read_prefill(systems, gpu),
-        "all_reduce": importers.read_all_reduce(systems, gpu),
     }
-    messages = tables["all_reduce"][tables["all_reduce"]["num_gpus"] <= facts.num_gpus_per_node]
     note(f"{gpu}: element-wise kernels and all-reduce")
     if importers.has_elementwise(systems, gpu):
         rows = importers.read_elementwise(systems, gpu)
         elementwise = fit_copy(copy_observations(rows, _provenance(rows, date)), job.peaks(), gpu, judged)
     else:
         elementwise = datasheet.assumed_copy(systems, gpu, facts, date)
-    reduce = fit_all_reduce(
-        messages,
-        _provenance(messages, date),
-        capability=int(sheet["gpu"].get("sm_version", 0)),
-        fast_links=datasheet.fast_links(sheet),
-        link_bytes_per_s=float(sheet["node"]["intra_node_bw"]),
-        gpu=gpu,
-        judged=judged,
-    )
-    kernels = _kernels(job, tables, elementwise, reduce)
+    kernels = _kernels(job, tables, elementwise, _all_reduce(systems, job, sheet))
     notes = (*DATABASE_NOTES, *job.notes())
     return HardwareProfile(name=gpu, label=DEVICE[gpu][0], facts=facts, kernels=kernels, fit_notes=notes)
+
+
+def _all_reduce(systems: Path, job: Job, sheet: dict[str, dict[str, Any]]) -> list[Collective]:
+    """What the newest vLLM runs; beside it what an older modelled release runs otherwise, and the fused kernel."""
+    gpu, capability = job.gpu, int(sheet["gpu"].get("sm_version", 0))
+    fast, link_bytes_per_s = datasheet.fast_links(sheet), float(sheet["node"]["intra_node_bw"])
+
+    def fit(table: pd.DataFrame, judged: list[Judged] | None = None) -> list[Collective]:
+        inside = table[table["num_gpus"] <= job.facts.num_gpus_per_node]
+        return fit_all_reduce(inside, _provenance(table, job.date), capability, fast, link_bytes_per_s, gpu, judged)
+
+    newest = importers.read_all_reduce(systems, gpu)
+    found = fit(newest, job.judged)
+    for release in (name for name in VERSIONS if name != MODELLED_VLLM):
+        if importers.has_reduce(systems, gpu, "vllm", release):
+            older = importers.read_all_reduce(systems, gpu, release)
+            ratio = older.merge(newest, on=["num_gpus", "message_bytes"], suffixes=("", "_new"))
+            moved = (ratio["seconds"] / ratio["seconds_new"] - 1.0).abs().groupby(ratio["num_gpus"]).median()
+            kept = older[older["num_gpus"].isin(moved[moved > ANOTHER_KERNEL].index)]
+            kept.attrs = older.attrs
+            found += [one.model_copy(update={"vllm_version": release}) for one in fit(kept)] if len(kept) else []
+    if (limits := FUSED_TO_BYTES.get(capability)) and importers.has_reduce(systems, gpu, "trtllm"):
+        table = importers.read_fused_reduce(systems, gpu)
+        inside = table[table["message_bytes"] <= table["num_gpus"].map(limits).fillna(0.0)]
+        inside.attrs = table.attrs
+        found += [one.model_copy(update={"fused": True}) for one in fit(inside)]
+    return found
 
 
 def profile_from_tables(

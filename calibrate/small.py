@@ -41,6 +41,14 @@ SYMMETRIC_TO_BYTES = {
     103: {2: 4 * 2**20, 4: 32 * 2**20, 8: 64 * 2**20},
 }
 
+FUSED_TO_BYTES = {
+    90: {2: 64 * 2**20, 4: 2 * 2**20, 8: 2**19},
+    100: {2: 64 * 2**20, 4: 32 * 2**20, 8: 2**20},
+    103: {2: 64 * 2**20, 4: 64 * 2**20, 8: 2**21},
+}
+"""Largest message of the fused all-reduce and norm, by compute capability and GPUs (vLLM 0.19 and 0.32,
+compilation/passes/fusion/allreduce_rms_fusion.py: on Hopper and Blackwell alone; 0.32 goes to 4 MiB on eight of 10.3)."""
+
 Starts = tuple[tuple[str, float], ...]
 """Algorithms in rising order, each with the message size in bytes from which it is used."""
 

@@ -13,18 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twin.trust.live.shapes import SHAPES, VOCAB_SIZE
+
 Kind = Literal["fit", "test", "sentinel", "repeat"]
 Request = tuple[float, int, int]
 
-MODELS: dict[str, dict[str, int]] = {
-    "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8,
-              "num_key_value_heads": 4, "head_dim": 64},
-    "wide": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4, "num_attention_heads": 16,
-             "num_key_value_heads": 4, "head_dim": 64},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 128},
-}  # fmt: skip
-"""Shapes with random weights: two that a CPU steps in milliseconds, and one for a GPU."""
+MODELS = SHAPES
 
 LOADS: dict[Kind, tuple[float, ...]] = {
     "fit": (0.15, 0.3, 0.5, 0.7, 0.9, 1.1),
@@ -70,7 +64,7 @@ SIZES = {
 }
 
 
-def model_config(preset: str, vocab_size: int = 32_000) -> dict[str, Any]:
+def model_config(preset: str, vocab_size: int = VOCAB_SIZE) -> dict[str, Any]:
     """A Hugging Face config of a dense decoder in bf16 with the sizes of ``MODELS[preset]``."""
     return {
         "architectures": ["Qwen3ForCausalLM"],

@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from calibrate.experiment import design
-from calibrate.measure.machine import host_cpu, memory_bytes
+from calibrate.measure.machine import memory_bytes
 from twin.base import InputError, TwinError, unknown_name
+from twin.trust.live.runtime import CPU_ENV, ENV, engine_version, find_python, runtime
+from twin.trust.live.server import SERVE, end_group
+
+__all__ = ["engine_version", "find_python", "plan", "run"]
 
 DRIVER = Path(__file__).parent / "inside" / "drive.py"
 IDENTITY = ("device", "name", "mode", "model", "threads", "vllm_version", "engine_args", "quick", "seed")
+PATIENCE_S = 30.0
 PROGRESS = re.compile(r"\d+/\d+ .* left$")
-CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
-}
-PROBE = "import json, vllm, torch; c = torch.cuda; print(json.dumps([vllm.__version__, c.is_available()]))"
-CUDA_FACTS = "import json, torch; p = torch.cuda.get_device_properties(0); print(json.dumps([p.name, p.total_memory]))"
-
-
-def find_python(python: Path | None) -> Path:
-    """An interpreter that has vLLM: the one given, this one, or that of ``make oracle``.
-
-    Raises :class:`InputError` when none has it.
-    """
-    oracle = os.environ.get("TWIN_ORACLE")
-    tried = [python] if python else [Path(sys.executable), *([Path(oracle) / "bin" / "python"] if oracle else [])]
-    for candidate in tried:
-        if candidate.is_file() and subprocess.run(
-            [candidate, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"],
-            capture_output=True,
-            check=False,
-        ).returncode == 0:  # fmt: skip
-            return candidate
-    what = "no vLLM in this Python: name one that has it with --python, or install it there (pip install vllm)"
-    raise InputError(what, where=", ".join(map(str, tried)))
 
 
 def plan(
@@ -81,6 +52,7 @@ def plan(
     }
     return {
         "mode": mode,
+        "serve": str(SERVE),
         "model": config,
         "env": ENV | (CPU_ENV | {"OMP_NUM_THREADS": str(threads)} if on_cpu else {}),
         "async_scheduling": not on_cpu,
@@ -116,9 +88,10 @@ def run(
     :class:`TwinError` when the engine fails.
     """
     version = engine_version(python, device)
-    name, memory = host_cpu(), memory_bytes()
+    here = runtime(python)
+    name, memory = here.cpu, memory_bytes()
     if device == "cuda":
-        name, memory = json.loads(_output(python, CUDA_FACTS))
+        name, memory = here.name, here.gpu_memory_bytes or 0
     todo = plan(
         device, mode, model, threads=threads, quick=quick, seed=seed, vllm_version=version, name=name, memory=memory
     )
@@ -128,26 +101,6 @@ def run(
         return
     tell(f"vLLM {version}, {model}, {mode.replace('_', ' ')}: {len(todo['runs']) - len(todo['done'])} runs")
     _drive(python, todo, out, tell)
-
-
-@cache
-def engine_version(python: Path, device: str) -> str:
-    """vLLM's version there, asked once.
-
-    Raises :class:`InputError` when it cannot use ``device``, :class:`TwinError` when it fails.
-    """
-    version, has_cuda = json.loads(_output(python, PROBE))
-    if device == "cuda" and not has_cuda:
-        raise InputError("vLLM here sees no CUDA device", where=str(python), allowed=["cpu"])
-    return str(version)
-
-
-def _output(python: Path, code: str) -> str:
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, env=os.environ | ENV)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise TwinError(f"vLLM does not import: {last}", where=str(python))
-    return done.stdout.strip().splitlines()[-1]
 
 
 def _done(out: Path, engine: dict[str, Any]) -> list[str]:
@@ -200,15 +153,6 @@ def _drive(python: Path, todo: dict[str, Any], out: Path, tell: Callable[[str], 
                     said.append(line.strip())
             code = process.wait()
         finally:
-            _end(process)
+            end_group(process, PATIENCE_S)
         if code:
             raise TwinError(f"the experiment ended with {code}: {' | '.join(said) or 'no message'}")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the driver if it runs, then whatever is left of its process group."""
-    for number, patience_s in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from twin.base import InputError
-from twin.cost.collectives import all_reduce_in_range, all_reduce_s, line_s
+from twin.cost.collectives import all_reduce_in_range, all_reduce_s, fused_reduce_s, line_s
 from twin.spec.hardware import load_profile, profile_names
 
 NVLINK = ["a100_sxm", "b200_sxm", "h100_sxm", "h200_sxm"]
@@ -24,7 +24,11 @@ def test_measured_points_come_back_and_each_segment_takes_over_where_it_starts(n
     profile = load_profile(name)
     for fit in profile.kernels.all_reduce:
         for segment in fit.segments:
-            back = all_reduce_s(profile, fit.num_gpus, np.array(segment.message_bytes)) * 1e6
+            sizes = np.array(segment.message_bytes)
+            if fit.fused:
+                back = fused_reduce_s(profile, fit.num_gpus, sizes) * 1e6
+            else:
+                back = all_reduce_s(profile, fit.num_gpus, sizes, fit.vllm_version) * 1e6
             assert back == pytest.approx(segment.us)
 
 
@@ -55,3 +59,18 @@ def test_ranges_end_with_the_measurements() -> None:
         False,
     ]
     assert all_reduce_in_range(profile, 1, 1.0)
+
+
+def test_an_older_release_runs_what_was_measured_on_it() -> None:
+    profile = load_profile("rtx_pro_6000_server")
+    old, new = (all_reduce_s(profile, 2, 2.0 ** np.arange(14, 24), version) for version in ("0.19", "0.32"))
+    assert np.all(old > 1.5 * new)
+    assert all_reduce_s(profile, 4, 1e6, "0.19") == all_reduce_s(profile, 4, 1e6)  # nothing else was measured
+
+
+def test_the_norm_is_fused_on_hopper_and_blackwell_alone_and_up_to_the_size_that_vllm_sets() -> None:
+    eight_b200 = fused_reduce_s(load_profile("b200_sxm"), 8, np.array([2.0**18, 2.0**20, 2.0**20 + 1]))
+    assert np.isnan(eight_b200).tolist() == [False, False, True]
+    assert np.isnan(fused_reduce_s(load_profile("a100_sxm"), 8, 2.0**18))
+    hopper = fused_reduce_s(load_profile("h100_sxm"), 8, np.array([2.0**19, 2.0**20]))
+    assert np.isnan(hopper).tolist() == [False, True]

@@ -75,12 +75,18 @@ def fleet_of(scenario: Scenario) -> Fleet:
         watermark=settings.watermark,
         scheduler_reserve_full_isl=settings.scheduler_reserve_full_isl,
     )
-    layout = Layout(deployment.tensor_parallel_size, deployment.quantization, deployment.kv_cache_dtype)
+    layout = layout_of(scenario)
     host = HostCosts.of(scenario.profile, async_scheduling=settings.async_scheduling)
     cost = StepModel(
         scenario.model_spec, scenario.profile, layout, max_tokens=settings.max_num_batched_tokens, host=host
     )
     return Fleet(config, cost, deployment.replicas, deployment.routing)
+
+
+def layout_of(scenario: Scenario) -> Layout:
+    """What fixes the kernels of one of its replicas."""
+    where = scenario.deployment
+    return Layout(where.tensor_parallel_size, where.quantization, where.kv_cache_dtype, scenario.engine.vllm_version)
 
 
 def run_scenario(scenario: Scenario) -> Simulated:

@@ -129,9 +129,12 @@ def simulate(trace: Trace, fleet: Fleet) -> Simulated:
 
 
 def simulate_closed_loop(
-    input_tokens: Sequence[int], output_tokens: Sequence[int], concurrency: int, fleet: Fleet
+    input_tokens: Sequence[int], output_tokens: Sequence[int], concurrency: int, fleet: Fleet, cold_start_s: float = 0.0
 ) -> Simulated:
-    """Closed loop: ``concurrency`` clients, each sending its next request when the last is done, all starting at 0."""
+    """Closed loop: ``concurrency`` clients, each sending its next request when the last is done, all starting at 0.
+
+    ``cold_start_s``: what the first request of each waits besides, while an engine that nothing warmed up sets itself up.
+    """
     lengths = zip(input_tokens, output_tokens, strict=True)
     pending = (Request(index, 0.0, int(i), int(o)) for index, (i, o) in enumerate(lengths))
     host = fleet.host
@@ -143,6 +146,8 @@ def simulate_closed_loop(
                 return
             request.arrival_s = env.now
             delay = host.request_s + host.input_token_s * request.input_tokens
+            if request.index < concurrency:
+                delay += cold_start_s
             request.queued_s = env.now + delay
             Timeout(env, delay).callbacks.append(lambda _: submit(request))
 

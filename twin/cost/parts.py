@@ -48,7 +48,8 @@ def parts(profile: HardwareProfile) -> Iterator[Part]:
     for fit in kernels.all_reduce:
         sizes = (fit.segments[0].message_bytes[0], fit.segments[-1].message_bytes[-1])
         span = {} if fit.provenance.origin == "assumed" else {"bytes": sizes}
-        yield Part("all_reduce", f"all-reduce {fit.num_gpus} GPUs", fit, fit.held_out, fit.provenance, span)
+        kind = " fused" if fit.fused else f" (vLLM {fit.vllm_version})" if fit.vllm_version else ""
+        yield Part("all_reduce", f"all-reduce {fit.num_gpus} GPUs{kind}", fit, fit.held_out, fit.provenance, span)
     copy = kernels.elementwise
     known = Provenance(origin=copy.bytes_per_s.origin, source=copy.bytes_per_s.source, date=copy.bytes_per_s.date)
     yield Part("elementwise", "element-wise", copy, copy.held_out, known, _span(copy, known))

@@ -12,17 +12,22 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from math import exp, log
+from math import exp, log, log2
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twin.cost import operators as ops
-from twin.cost.collectives import all_reduce_s
+from twin.cost.collectives import all_reduce_s, fused_reduce_s
 from twin.spec.hardware import HardwareProfile, Precision
 from twin.spec.model import ModelSpec
+from twin.spec.versions import MODELLED_VLLM, VersionName
 
 Floats = NDArray[np.float64]
+
+RESTING_POWER = 0.5
+"""Share of the sustained power limit that a device draws in kernels that wait for memory or links (assumed: boards idle at a
+tenth to a fifth and stream at a half to three quarters; left free, the fit to engine runs finds 0.65 and gains nothing)."""
 
 CONTEXT_NODES = (1.0, 2.0, *(float(round(2 ** (e / 2))) for e in range(3, 42)))
 """Mean contexts at which decode attention is evaluated: half-octaves from 1 to 1.5 M tokens."""
@@ -33,7 +38,8 @@ class HostCosts:
     """What a running engine adds to its kernels, see :class:`twin.spec.hardware.HostFit`.
 
     A step's time is linear in each of them but ``compute_stretch`` (and ``kernel_overlap_s``, as far as it stays below half
-    a layer), which is what the fit to an engine's steps rests on.
+    a layer), which is what the fit to an engine's steps rests on. ``cold_start_s`` is in no step: it is what the first
+    requests of an engine wait that was not warmed up.
     """
 
     step_s: float = 0.0
@@ -42,6 +48,8 @@ class HostCosts:
     input_token_s: float = 0.0
     kernel_overlap_s: float = 0.0
     compute_stretch: float = 1.0
+    reduce_skew_s: float = 0.0
+    cold_start_s: float = 0.0
     token_s: float = 0.0
     gemm_stretch: float = 1.0
     elementwise_stretch: float = 1.0
@@ -62,11 +70,16 @@ class HostCosts:
 
 @dataclass(frozen=True)
 class Layout:
-    """What fixes the kernels of a replica beside model and hardware."""
+    """What fixes the kernels of a replica beside model and hardware.
+
+    ``fuse_allreduce_rms``: vLLM's pass, by default on wherever the hardware has it (:func:`fused_reduce_s`).
+    """
 
     tensor_parallel_size: int = 1
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
+    vllm_version: VersionName = MODELLED_VLLM
+    fuse_allreduce_rms: bool = True
 
     @property
     def weights(self) -> Precision:
@@ -116,14 +129,16 @@ class StepModel:
         self._kv_heads = max(1, model.num_key_value_heads // tp)
         self._layers = model.num_hidden_layers
         per_token = self.host.token_s * np.arange(max_tokens + 1)
-        self.linear_s = array("d", self._linear(max_tokens) + per_token + self.host.step_s)
+        linear, compute = self._linear(max_tokens)
+        self.linear_s = array("d", linear + per_token + self.host.step_s)
+        self._compute_s = array("d", compute)
         rows = np.arange(max_tokens + 1, dtype=np.float64)
         self.head_s = array("d", self._head(rows) + self.host.sequence_s * rows)
         self._log_tokens, self._log_span, self._log_prefill = self._prefill_table(max_tokens)
         self._segments: dict[int, tuple[list[float], list[float], list[float], list[float]]] = {}
 
-    def _linear(self, max_tokens: int) -> Floats:
-        """Seconds of everything per token in all layers, for 0 … max_tokens tokens."""
+    def _linear(self, max_tokens: int) -> tuple[Floats, Floats]:
+        """Seconds of everything per token in all layers, for 0 … max_tokens tokens, and what of it computing bounds."""
         model, profile, layout = self._model, self._profile, self._layout
         tp, dtype = layout.tensor_parallel_size, layout.weights
         tokens = _graph_padding(max_tokens) if self._padded else np.arange(max_tokens + 1)
@@ -131,30 +146,42 @@ class StepModel:
         q, kv = self._heads * model.head_dim, self._kv_heads * model.head_dim
         inter, hidden = model.intermediate_size / tp, model.hidden_size
         gemms = [(q + 2 * kv, hidden), (hidden, q), (2 * inter, hidden), (hidden, inter)]
-        layer = sum((self._gemm(dtype, m, n, k) for n, k in gemms), np.zeros_like(m))
+        products, compute = np.sum([self._gemm(dtype, m, n, k) for n, k in gemms], axis=0)
         # Norms read input and residual and write both; rotary rewrites q and k; the activation reads gate and up.
         # The cache write is part of the attention timings. Quantisation is fused into norms and activation, not into
         # attention.
-        touched = [8 * hidden, 8 * hidden, 4 * (q + kv), 6 * inter]
+        touched = [4 * (q + kv), 6 * inter]
         if model.qk_norm:
             touched.append(4 * (q + kv))
         light = sum((ops.elementwise_s(profile, m * size) for size in touched), np.zeros_like(m))
         if dtype == "fp8":
             light += ops.fp8_quant_s(profile, m, q)
-        layer += light * self.host.elementwise_stretch
-        reduces = 2 if tp > 1 else 0
-        layer += reduces * all_reduce_s(profile, tp, 2.0 * m * hidden)
-        kernels = len(gemms) + len(touched) + (dtype == "fp8") + reduces + 1  # and one of attention
+        norms, kernels = self._norms(m, 8 * hidden, 2.0 * m * hidden)
+        kernels += len(gemms) + len(touched) + (dtype == "fp8") + 1  # and one of attention
+        layer = products + light * self.host.elementwise_stretch + norms
         layer -= np.minimum(self.host.kernel_overlap_s * kernels, layer / 2)
-        return np.asarray(layer * self._layers * self._scale, dtype=np.float64)
+        whole = self._layers * self._scale
+        return layer * whole, np.where(tokens > 0, compute, 0.0) * whole
 
-    def _gemm(self, dtype: Precision, m: Floats, n: float, k: float) -> Floats:
-        """A matrix product; its compute-bound share takes longer in a running engine, where power limits the clock."""
+    def _norms(self, m: Floats, norm_bytes: int, message_bytes: Floats) -> tuple[Floats, Floats]:
+        """Seconds of a layer's two norms, each behind an all-reduce where there are several ranks, and their kernels."""
+        ranks, version = self._layout.tensor_parallel_size, self._layout.vllm_version
+        norm = ops.elementwise_s(self._profile, m * norm_bytes) * self.host.elementwise_stretch
+        if ranks == 1:
+            return 2 * norm, np.full_like(m, 2.0)
+        skew = self.host.reduce_skew_s * log2(ranks)
+        apart = norm + all_reduce_s(self._profile, ranks, message_bytes, version)
+        fused = fused_reduce_s(self._profile, ranks, message_bytes)
+        one = ~np.isnan(fused) & self._layout.fuse_allreduce_rms
+        return 2 * (np.where(one, fused, apart) + skew), np.where(one, 2.0, 4.0)
+
+    def _gemm(self, dtype: Precision, m: Floats, n: float, k: float) -> tuple[Floats, Floats]:
+        """Seconds of a matrix product, and its share that computing bounds."""
         kernel = ops.gemm_kernel(self._profile, dtype)
         flops, moved = ops.gemm_work(dtype, m, n, k)
         compute_s, memory_s = flops / kernel.flops_per_s.value, moved / kernel.bytes_per_s.value
-        stretch = 1.0 + (self.host.compute_stretch - 1.0) * compute_s / (compute_s + memory_s)
-        return ops.gemm_s(self._profile, dtype, m, n, k) * stretch * self.host.gemm_stretch
+        seconds = ops.gemm_s(self._profile, dtype, m, n, k, in_engine=True) * self.host.gemm_stretch
+        return seconds, seconds * compute_s / (compute_s + memory_s)
 
     def _head(self, rows: Floats) -> Floats:
         """Seconds to turn 0 … rows sampled positions into tokens: head, gather of the logits, softmax in fp32."""
@@ -164,7 +191,8 @@ class StepModel:
         seconds = ops.gemm_s(profile, "bf16", at, vocab / tp, model.hidden_size) * self.host.gemm_stretch
         seconds = seconds + 2 * ops.elementwise_s(profile, at * vocab * 6) * self.host.elementwise_stretch
         if tp > 1:
-            seconds = seconds + all_reduce_s(profile, tp, 2.0 * at * vocab) / 2  # a gather moves half of a reduce
+            # A gather moves half of a reduce.
+            seconds = seconds + all_reduce_s(profile, tp, 2.0 * at * vocab, self._layout.vllm_version) / 2
         return np.asarray(np.where(rows > 0, seconds * self._scale, 0.0), dtype=np.float64)
 
     def _prefill_table(self, max_tokens: int) -> tuple[list[float], list[float], list[list[float]]]:
@@ -175,7 +203,7 @@ class StepModel:
         seconds = ops.prefill_batch_s(
             self._profile, self._layout.kv, t, t * s / 2, (t + s) / 2, self._heads, self._kv_heads, self._model.head_dim
         )
-        table = np.log(seconds * self._layers * self._scale * self.host.compute_stretch * self.host.prefill_stretch)
+        table = np.log(seconds * self._layers * self._scale * self.host.prefill_stretch)
         return np.log(tokens).tolist(), np.log(span).tolist(), table.tolist()
 
     def prefill_attention_s(self, chunks: Sequence[tuple[object, int, int]]) -> float:
@@ -227,11 +255,23 @@ class StepModel:
         for chunk in chunks:
             tokens += chunk[1]
         seconds = self.linear_s[tokens] + self.head_s[num_decodes + len(chunks)]
-        if chunks:
-            seconds += self.prefill_attention_s(chunks)
         if num_decodes:
             seconds += self.decode_attention_s(num_decodes, context)
+        if chunks:
+            attention = self.prefill_attention_s(chunks)
+            seconds += attention
+            seconds += self.throttle_s(tokens, attention, seconds)
         return seconds
+
+    def throttle_s(self, tokens: int, attention_s: float, seconds: float) -> float:
+        """What the sustained power limit adds to a step of ``seconds`` with ``tokens`` tokens and that prefill attention.
+
+        A device that computes all the time draws ``compute_stretch`` times its limit, one that waits for memory, links or
+        the host ``RESTING_POWER`` times; the step takes as long as its mean must to be the limit. Decodes alone stay below it.
+        """
+        compute = self._compute_s[tokens] + attention_s
+        over = (self.host.compute_stretch - RESTING_POWER) * compute - (1.0 - RESTING_POWER) * seconds
+        return over if over > 0.0 else 0.0
 
 
 _HALF_OCTAVE = log(2.0) / 2

