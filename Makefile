@@ -9,7 +9,7 @@ PEER := aisimulate==0.13.0.dev202610270000000085
 REQUIREMENTS := tests/lockstep/requirements.txt tests/lockstep/requirements-0.19.txt
 export TWIN_ORACLE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/twin/oracle-$(shell cat $(REQUIREMENTS) | cksum | cut -d' ' -f1)
 
-.PHONY: demo lint test bench clean oracle lockstep
+.PHONY: demo lint test bench clean oracle lockstep accuracy
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twin needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -57,6 +57,13 @@ test: lint
 bench: $(VENV)/.dev .venv-peer/.done
 	-@$(MAKE) --no-print-directory oracle || echo "make oracle: vLLM could not be installed here"
 	$(RUN)/pytest tests/bench --benchmark-only -o addopts= -q -p no:cacheprovider
+
+# How wrong the twin is: the page, its pictures, the README's table, and what plans quote.
+MEASURED := ../shared/groundtruth
+accuracy: $(VENV)/.dev
+	@test -d $(MEASURED) || { echo "make accuracy: needs the recorded runs, and there is no $(MEASURED)"; exit 1; }
+	$(RUN)/twin accuracy --runs $(MEASURED)/inferencex_vllm_dev.csv --log $(MEASURED)/vllm_requests_rtxpro6000.csv \
+		$(addprefix --verified ,$(wildcard tests/trust/measured/verify)) --data hwprofiles/accuracy.json --readme README.md
 
 clean:
 	rm -rf $(VENV) .venv-peer build dist runs bench.json

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from calibrate.json_lines import json_lines
 from twin.base import InputError
@@ -38,7 +39,8 @@ class StepLog:
     Columns of ``steps``: run, name, kind, load, order, step, start_s, seconds, schedule_s, prefills ([tokens, context] of
     each chunk), prefill_tokens, num_prefills, decodes, context, waiting, preempted. Of ``requests``: run, kind, load,
     input_tokens, output_tokens, ttft_s (client send to first chunk), e2el_s, and ``outside_s``, the part of the time to the
-    first token that passed neither in the engine's queue nor in its steps.
+    first token that passed neither in the engine's queue nor in its steps; known of requests that found the engine idle, as a
+    busy one takes up what has come only once its step is done.
     """
 
     path: Path
@@ -75,7 +77,18 @@ def read_steps(path: Path) -> StepLog:
             steps.append(_step(run, row, where))
     if engine is None or not steps:
         raise InputError("no steps", where=path.name)
-    return StepLog(path, engine, pd.DataFrame(steps), pd.DataFrame(requests, columns=[*REQUEST_COLUMNS]))
+    table = pd.DataFrame(steps)
+    asked = pd.DataFrame(requests, columns=[*REQUEST_COLUMNS, "sent_s", "arrived_s"])
+    asked["outside_s"] = asked["outside_s"].where(_idle(table, asked))
+    return StepLog(path, engine, table, asked[[*REQUEST_COLUMNS]])
+
+
+def _idle(steps: pd.DataFrame, requests: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether no step ran between a request's sending and its arrival in the engine's queue."""
+    start = np.sort(steps["start_s"].to_numpy(dtype=np.float64))
+    end = np.sort((steps["start_s"] + steps["seconds"]).to_numpy(dtype=np.float64))
+    sent, arrived = (requests[name].to_numpy(dtype=np.float64) for name in ("sent_s", "arrived_s"))
+    return np.asarray(np.searchsorted(start, arrived) == np.searchsorted(end, sent), dtype=np.bool_)
 
 
 def _with(row: Any, names: tuple[str, ...], what: str, where: str) -> dict[str, Any]:
@@ -121,4 +134,6 @@ def _request(run: dict[str, Any], row: dict[str, Any], where: str) -> dict[str, 
         "ttft_s": row["first_token"] - row["sent"],
         "e2el_s": row["last_token"] - row["sent"],
         "outside_s": (arrived - row["sent"]) + (row["first_token"] - first) if known else np.nan,
+        "sent_s": row["sent"],
+        "arrived_s": arrived if known else np.nan,
     }

@@ -16,6 +16,7 @@ import typer
 
 from twin import __version__
 from twin.base import InputError, TwinError
+from twin.cli.accuracy import accuracy
 from twin.cli.calibrate import calibrate_app
 from twin.cli.catalog import model_app
 from twin.cli.common import Session, json_text, session
@@ -24,6 +25,7 @@ from twin.cli.plan import plan
 from twin.cli.simulate import simulate
 from twin.cli.traffic import traffic_app
 from twin.cli.validate import validate
+from twin.cli.verify import verify
 
 # Accepted anywhere on the line, before or after the subcommand, so they are taken out before parsing.
 _GLOBAL_FLAGS = frozenset({"--debug", "--quiet"})
@@ -50,6 +52,8 @@ def build_app() -> typer.Typer:
     app.command("plan")(plan)
     app.command("simulate")(simulate)
     app.command("validate")(validate)
+    app.command("verify")(verify)
+    app.command("accuracy")(accuracy)
     app.add_typer(traffic_app, name="traffic")
     app.add_typer(hardware_app, name="hardware")
     app.add_typer(model_app, name="model")

@@ -12,7 +12,9 @@ def option_row(item: dict[str, Any]) -> dict[str, object]:
     """An option as one flat row for csv and md."""
     flat = {key: value for key, value in item.items() if not isinstance(value, (dict, list))}
     metrics = {key: value for key, value in item["metrics"].items() if not isinstance(value, (dict, list))}
-    return {**flat, **metrics, "misses": "; ".join(item.get("misses", []))}
+    quoted = item["accuracy"]["quoted"]
+    said = {"accuracy": quoted["text"] if quoted else None, "misses": "; ".join(item.get("misses", []))}
+    return {**flat, **metrics, **said}
 
 
 def plan_table(payload: dict[str, Any]) -> RenderableType:
@@ -101,7 +103,9 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
     if chosen is None:
         return []
     errors = chosen["accuracy"]
-    if errors["tpot_error"] is None:
+    if errors["quoted"]:
+        known = f"host times {errors['host_origin'] or 'not fitted'}"
+    elif errors["tpot_error"] is None:
         known = "no host time is fitted for this GPU, so real latencies are longer"
     else:
         known = (
@@ -116,6 +120,7 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
         f"Calibration: {chosen['calibrated']} the measured range"
         + (f" ({', '.join(chosen['outside_because'])})" if chosen["outside_because"] else "")
         + f"; {known}.",
+        *([f"Accuracy: {errors['quoted']['text']}"] if errors["quoted"] else []),
         f"Price: ${price['value']:.2f} per GPU hour ({price['origin']}, {price['date']}).",
     ]
     return [Text(line) for line in lines]

@@ -154,7 +154,7 @@ def _head(at: dict[str, Any]) -> str:
     failed = f", {at['failed']} failed" if at["failed"] else ""
     return (
         f"{load}{reached}: {at['requests']} requests{failed}, lengths ×{at['length_factor']:g}, rate"
-        f" ×{at['rate_factor']:.3g}, machine ×{at['slow_against_profile']:.2f} of the profile's times,"
+        f" ×{at['rate_factor']:.3g}, machine ×{at['slow_against_median']:.2f} of its usual times,"
         f" sent late by {at['started_late_ms']['p50']:.1f} ms (most {at['started_late_ms']['max']:.0f})"
     )
 

@@ -15,6 +15,7 @@ from twin.plan.evaluate import Outcome
 from twin.plan.space import Candidate
 from twin.plan.workload import Workload
 from twin.results.money import usd_per_month, usd_per_mtok
+from twin.spec.accuracy import load_accuracy, quoted
 from twin.spec.hardware import HardwareProfile
 from twin.spec.model import ModelSpec
 
@@ -124,7 +125,7 @@ def extrapolations(
 
 def accuracy(profile: HardwareProfile, candidate: Candidate) -> Mapping[str, object]:
     """The errors that the profile keeps: of its kernels on held-out serving shapes, and of whole runs from
-    the model.
+    the model. ``quoted``: what measurements of this GPU, and GPUs left out of fits, say (:mod:`twin.spec.accuracy`).
     """
     layout, host = candidate.layout, profile.host
     kernels = {
@@ -137,4 +138,5 @@ def accuracy(profile: HardwareProfile, candidate: Candidate) -> Mapping[str, obj
         "ttft_error": host.ttft_error if host else None,
         "host_origin": host.step_s.origin if host else None,
         "kernel_mape": {name: kernel.held_out.serving.mape for name, kernel in kernels.items()},
+        "quoted": quoted(load_accuracy(), profile),
     }

@@ -207,7 +207,11 @@ class Server:
                 arguments += [flag, str(value)]
         command = [sys.executable, plan["serve"], folder]
         command += ["--load-format", "dummy", "--skip-tokenizer-init", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--scheduler-cls", TIMED[plan["async_scheduling"]], "--disable-log-stats", *arguments]
+        command += ["--scheduler-cls", TIMED[plan["async_scheduling"]], *arguments]
+        sys.path.append(str(Path(plan["serve"]).parent))
+        from client import Http  # type: ignore[import-not-found]
+
+        self.http = Http(f"http://127.0.0.1:{self.port}")
         self.model, self.plan = folder, plan
         self.output = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT, env=dict(os.environ))
@@ -238,24 +242,20 @@ class Server:
         return asyncio.run(self._run(requests, seed, limit_s))
 
     async def _run(self, requests: list[list[float]], seed: int, limit_s: float | None) -> list[Row]:
-        import aiohttp
-
         rng = random.Random(seed)
         todo = [(at, prompt(rng, int(tokens_in)), int(tokens_out)) for at, tokens_in, tokens_out in requests]
         begun = time.perf_counter()
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-            tasks = []
-            for at, tokens, output in todo:
-                wait = at - (time.perf_counter() - begun)
-                if limit_s is not None and at > limit_s:
-                    break
-                if wait > 0:
-                    await asyncio.sleep(wait)
-                tasks.append(asyncio.create_task(self._send(session, tokens, output)))
-            return list(await asyncio.gather(*tasks))
+        tasks = []
+        for at, tokens, output in todo:
+            wait = at - (time.perf_counter() - begun)
+            if limit_s is not None and at > limit_s:
+                break
+            if wait > 0:
+                await asyncio.sleep(wait)
+            tasks.append(asyncio.create_task(self._send(tokens, output)))
+        return list(await asyncio.gather(*tasks))
 
-    async def _send(self, session: Any, tokens: list[int], output: int) -> Row:
+    async def _send(self, tokens: list[int], output: int) -> Row:
         self.count += 1
         name = f"twin{self.count:08d}"
         body = {
@@ -268,17 +268,18 @@ class Server:
             "return_token_ids": True,
             "detokenize": False,
         }
+        payload = json.dumps(body).encode()
         row: Row = {
             "request": name,
             "sent": time.perf_counter(),
             "input_tokens": len(tokens),
             "output_tokens": output,
         }
-        url = f"http://127.0.0.1:{self.port}/v1/completions"
-        async with session.post(url, json=body, headers={"X-Request-Id": name}) as response:
-            if response.status != 200:
-                raise SystemExit(f"the server refused a request: {(await response.text())[:500]}")
-            async for line in response.content:
+        async with self.http.ask("/v1/completions", payload, name) as (status, lines):
+            if status != 200:
+                said = b" ".join([line async for line in lines]).decode(errors="replace")
+                raise SystemExit(f"the server refused a request: {said[:500]}")
+            async for line in lines:
                 if line.startswith(b"data: {"):
                     now = time.perf_counter()
                     row.setdefault("first_token", now)

@@ -76,13 +76,16 @@ class Http:
         self._host, self._port = url.hostname or "", url.port or (443 if self._secure else 80)
 
     @contextlib.asynccontextmanager
-    async def ask(self, path: str, body: bytes = b"") -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """Status and lines of the answer to a GET, or with ``body`` (JSON) to a POST."""
+    async def ask(
+        self, path: str, body: bytes = b"", name: str = ""
+    ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """Status and lines of the answer to a GET, or with ``body`` (JSON) to a POST, which the server may know by ``name``."""
         reader, writer = await asyncio.open_connection(
             self._host, self._port, ssl=self._secure or None, limit=LONGEST_LINE
         )
         try:
             head = f"{'POST' if body else 'GET'} {self._path}{path} HTTP/1.1\r\nHost: {self._name}\r\nConnection: close\r\n"
+            head += f"X-Request-Id: {name}\r\n" if name else ""
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
