@@ -88,7 +88,12 @@ def verify(scenario: Scenario, asked: Asked, tell: Callable[[str], None]) -> tup
             tell(f"{load}: {len(part.trace)} requests, {part.trace.duration_s:.0f} s")
         body = {} if server is None or asked.weights else {"detokenize": False}
         vocabulary = setting.target.model.vocab_size
-        plan = client_plan(base_url, facts.model, setting.steps, vocab_size=vocabulary, seed=scenario.seed, body=body)
+        cores: list[int] = []
+        if server is not None and target.profile.device == "cpu":
+            cores = server.give_cores(int(target.profile.facts.num_sms.value))
+        plan = client_plan(
+            base_url, facts.model, setting.steps, vocab_size=vocabulary, seed=scenario.seed, body=body, cores=cores
+        )
         try:
             benches = drive(plan, folder, tell)
         except Ended as end:

@@ -210,6 +210,7 @@ class Server:
         command += ["--scheduler-cls", TIMED[plan["async_scheduling"]], *arguments]
         sys.path.append(str(Path(plan["serve"]).parent))
         from client import Http  # type: ignore[import-not-found]
+        from cores import give_cores  # type: ignore[import-not-found]
 
         self.http = Http(f"http://127.0.0.1:{self.port}")
         self.model, self.plan = folder, plan
@@ -217,6 +218,8 @@ class Server:
         self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT, env=dict(os.environ))
         self.count = 0
         self._await_ready()
+        if plan["engine"]["device"] == "cpu":
+            give_cores(os.getpgid(0), plan["engine"]["threads"])
 
     def _await_ready(self) -> None:
         import urllib.request

@@ -1,9 +1,9 @@
 """The load on a server: ``python client.py PLAN.json OUT.jsonl``, with nothing but the standard library.
 
-The plan holds ``base_url``, ``model``, ``body`` (more fields of each request), ``vocab_size``, ``seed``, ``poll_s`` and
-``phases``, run one after the other. A phase: ``name``, ``requests`` as ``[at_s, input_tokens, output_tokens, hashes]``,
-``hash_block_tokens``, and ``concurrency`` for a closed loop, which leaves ``at_s`` out of account. Equal hashes give equal
-tokens; all else of a prompt is new in every phase.
+The plan holds ``base_url``, ``model``, ``body`` (more fields of each request), ``vocab_size``, ``seed``, ``poll_s``, ``cores``
+(to run on; any, if empty) and ``phases``, run one after the other. A phase: ``name``, ``requests`` as
+``[at_s, input_tokens, output_tokens, hashes]``, ``hash_block_tokens``, and ``concurrency`` for a closed loop, which leaves
+``at_s`` out of account. Equal hashes give equal tokens; all else of a prompt is new in every phase.
 
 Each phase becomes one line of OUT in the words of ``vllm bench serve --save-detailed``, with ``polls`` of the server's gauges,
 ``late_s`` (how late each request started) and ``partial``: whether it was cut short, by SIGTERM or a server that is gone.
@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import random
 import signal
 import sys
@@ -290,6 +291,8 @@ async def drive(plan: Row, out: Any) -> int:
 
 def main(plan_file: str, out_file: str) -> int:
     plan = json.loads(Path(plan_file).read_text(encoding="utf-8"))
+    if plan["cores"]:
+        os.sched_setaffinity(0, plan["cores"])
     with open(out_file, "w", encoding="utf-8") as out:
         try:
             return asyncio.run(drive(plan, out))

@@ -20,7 +20,7 @@ from twin.trust.live.server import end_group
 
 CLIENT = Path(__file__).with_name("client.py")
 GONE = 3  # the client's exit code for a server that is gone
-POLL_S = 0.5
+POLL_S = 5.0
 WRITE_S = 15.0  # for the client to write what it has once it is asked to end
 
 Bench = dict[str, Any]
@@ -90,7 +90,14 @@ def sentinel_s(bench: Bench) -> float:
 
 
 def client_plan(
-    base_url: str, model: str, steps: Sequence[Phase], *, vocab_size: int, seed: int, body: Mapping[str, object]
+    base_url: str,
+    model: str,
+    steps: Sequence[Phase],
+    *,
+    vocab_size: int,
+    seed: int,
+    body: Mapping[str, object],
+    cores: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What the client needs, as JSON."""
     return {
@@ -100,6 +107,7 @@ def client_plan(
         "vocab_size": vocab_size,
         "poll_s": POLL_S,
         "seed": seed,
+        "cores": list(cores),
         "phases": [step.as_row() for step in steps],
     }
 

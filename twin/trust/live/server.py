@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from twin.base import InputError, TwinError
+from twin.trust.live.cores import give_cores
 
 SERVE = Path(__file__).with_name("serve.py")
 READY_S = 900.0
@@ -76,6 +77,10 @@ class Server:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+
+    def give_cores(self, count: int) -> list[int]:
+        """See :func:`twin.trust.live.cores.give_cores`."""
+        return [] if self._process is None else give_cores(self._process.pid, count)
 
     @property
     def died(self) -> str | None:
