@@ -2,12 +2,13 @@
 
 The logs come from ``twin calibrate engine``: *fit* runs are fitted, *test* runs only judge, *sentinel* runs show how the
 machine drifted, and *repeat* runs how much identical steps differ. The engine in process and behind its server are fitted
-apart, as the server's own work takes time from every step; a profile keeps the server's, which is what people deploy.
+apart, as the server's own work takes time from every step; a profile keeps the server's, which is what people deploy. Kernels
+are the same in both: where there are runs in process, whose batches form as told, those tell how long the engine's take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -66,18 +67,21 @@ def fit_engine(
     version = _same(logs, "vllm_version")
     _same(logs, "name")
     found: dict[Mode, tuple[EngineErrors, Judged]] = {}
-    for mode in MODES:
+    kernels: dict[str, float] = {}
+    for mode in reversed(MODES):
         mine = [log for log in logs if log.engine["mode"] == mode]
         if mine:
             tell(f"{mode}: {sum(len(log.steps) for log in mine)} steps")
-            found[mode] = _fit_mode(profile, mode, mine)
-    main = next(iter(found))
+            found[mode] = _fit_mode(profile, mode, mine, kernels)
+            kernels = found[mode][0].fit.of_kernels
+    main = next(mode for mode in MODES if mode in found)
     fit = found[main][0].fit
     source = f"steps of vLLM {version} on {profile.label}, {main.replace('_', ' ')}"
     figures = {
         name: _estimate(value, error, fit.n, source, date)
         for name, value, error in zip(fit.names, fit.values, fit.stderr, strict=True)
     }
+    figures |= {name: _known(found, name, date) for name in fit.known}
     if OVERLAP in figures:  # the profile's step is what asynchronous scheduling leaves
         net = fit.host(asynchronous=True).step_s
         figures["step_s"] = figures["step_s"].model_copy(update={"value": round_to(net)})
@@ -97,7 +101,8 @@ def fit_engine(
         correlation=fit.correlation,
         source=source,
     )
-    return host, [item for item, _ in found.values()], [judged for _, judged in found.values()]
+    in_order = [found[mode] for mode in MODES if mode in found]
+    return host, [item for item, _ in in_order], [judged for _, judged in in_order]
 
 
 def _same(logs: Sequence[StepLog], key: str) -> str:
@@ -131,9 +136,18 @@ def sentinels_of(log: StepLog) -> pd.DataFrame:
     return log.steps[log.steps["kind"] == "sentinel"]
 
 
-def _fit_mode(profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog]) -> tuple[EngineErrors, Judged]:
+def _known(found: Mapping[Mode, tuple[EngineErrors, Judged]], name: str, date: str) -> Estimate:
+    """A coefficient of the kernels, as the engine in process told it."""
+    fit = found["in_process"][0].fit
+    place = fit.names.index(name)
+    return _estimate(float(fit.values[place]), float(fit.stderr[place]), fit.n, "steps of the engine in process", date)
+
+
+def _fit_mode(
+    profile: HardwareProfile, mode: Mode, logs: Sequence[StepLog], kernels: Mapping[str, float]
+) -> tuple[EngineErrors, Judged]:
     steps, slow = zip(*corrected(logs), strict=True)
-    fit = fit_steps(profile, _kinds(steps, "fit", "repeat"))
+    fit = fit_steps(profile, _kinds(steps, "fit", "repeat"), kernels)
     tests = [replace(part, padded=fit.padded) for part in _kinds(steps, "test")]
     if not tests:
         raise InputError(f"no test runs in the step logs of mode {mode}: the error of the fit cannot be told")

@@ -6,7 +6,7 @@ price with that coefficient alone. Which coefficients are used is decided by the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -43,6 +43,7 @@ STRUCTURES: tuple[tuple[str, ...], ...] = (
 )
 """Candidate sets of coefficients, from few to many. Without ``kernel_overlap_s`` the host's cost of a launch is in the
 constant; a family without its stretch takes as long in the engine as when it was timed alone."""
+OF_KERNELS = ("kernel_overlap_s", *STRETCHES)
 WORTH = 0.96  # a larger set must lower the held-out error by 4 %
 NOISE = 0.25
 """Relative residual beyond which the loss turns linear: a step that somebody else's work on the machine held up."""
@@ -76,7 +77,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepFit:
-    """Coefficients by name with their standard errors and correlation, and the errors on runs left out."""
+    """Coefficients by name with their standard errors and correlation, and the errors on runs left out.
+
+    ``known``: those of the kernels that were taken from another fit.
+    """
 
     names: tuple[str, ...]
     values: Floats
@@ -85,10 +89,17 @@ class StepFit:
     held_out: Errors
     n: int
     padded: bool | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def of_kernels(self) -> dict[str, float]:
+        """What the engine's own kernels and launches cost, whoever drives the engine."""
+        found = zip(self.names, map(float, self.values), strict=True)
+        return dict(self.known) | {name: value for name, value in found if name in OF_KERNELS}
 
     def host(self, asynchronous: bool = False) -> HostCosts:
         """As the engine of these steps pays it."""
-        found = dict(zip(self.names, map(float, self.values), strict=True))
+        found = dict(self.known) | dict(zip(self.names, map(float, self.values), strict=True))
         hidden = found.pop(OVERLAP, 0.0)
         return HostCosts(**found | {"step_s": found["step_s"] - hidden * asynchronous})
 
@@ -111,6 +122,7 @@ class Design:
 
     profile: HardwareProfile
     steps: Sequence[Steps]
+    known: Mapping[str, float] = field(default_factory=dict)
     _priced: dict[str | tuple[str, ...], Floats] = field(default_factory=dict)
 
     def columns(self, names: Sequence[str]) -> tuple[Floats, Floats]:
@@ -128,7 +140,7 @@ class Design:
         if what == OVERLAP:  # hidden from steps of asynchronous engines
             return np.full(len(part.table), -1.0 if part.asynchronous else 0.0)
         if isinstance(what, tuple):
-            return price(self.profile, part, HostCosts(**ABSENT | dict.fromkeys(what, 1.0)))
+            return price(self.profile, part, HostCosts(**ABSENT | dict.fromkeys(what, 1.0) | dict(self.known)))
         return price(self.profile, part, HostCosts(**ABSENT | {what: _unit(what)})) / _unit(what)
 
 
@@ -169,9 +181,10 @@ def _bounded(matrix: Floats, target: Floats, free: NDArray[np.bool_]) -> Floats:
     return np.asarray(found.x, dtype=np.float64)
 
 
-def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
+def fit_steps(profile: HardwareProfile, steps: Sequence[Steps], known: Mapping[str, float] | None = None) -> StepFit:
     """The structure with the least error on runs left out, fitted to all ``steps``.
 
+    ``known``: coefficients of kernels (:data:`OF_KERNELS`) that another fit found; they stay as they are.
     Raises :class:`InputError` when there are too few steps (says how many more).
     """
     seconds = np.concatenate([part.seconds for part in steps])
@@ -181,11 +194,12 @@ def fit_steps(profile: HardwareProfile, steps: Sequence[Steps]) -> StepFit:
         raise InputError(f"{len(seconds)} steps are too few: {need - len(seconds)} more are needed")
     folds = pd.Series(runs).factorize(sort=True)[0] % FOLDS
     both = len({part.asynchronous for part in steps}) > 1
-    structures = [(*names, OVERLAP) if both else names for names in STRUCTURES]
+    known = known or {}
+    structures = [(*names, OVERLAP) if both else names for names in STRUCTURES if not set(names) & set(known)]
     plain = [replace(part, padded=False) for part in steps]  # what if graphs did not pad
     variants = [steps, plain] if any(part.padded for part in steps) else [steps]
     best: tuple[float, Design, tuple[str, ...], Floats] | None = None
-    for design, names in product([Design(profile, variant) for variant in variants], structures):
+    for design, names in product([Design(profile, variant, known) for variant in variants], structures):
         if len(seconds) < STEPS_PER_COEFFICIENT * len(names):
             continue
         x, rest = design.columns(names)
@@ -224,6 +238,7 @@ def _finish(design: Design, names: tuple[str, ...], held_out: Floats, seconds: F
         held_out=errors(held_out, seconds),
         n=len(seconds),
         padded=design.steps[0].padded,
+        known=design.known,
     )
 
 

@@ -139,7 +139,7 @@ def test_a_verdict_on_a_running_server(
     tpot = rows["mean_tpot_ms"]
     assert tpot["measured"] == pytest.approx(40.0, rel=0.05)
     assert tpot["error"] == pytest.approx(tpot["predicted"] / tpot["measured"] - 1)
-    assert tpot["as_calibrated_error"] < -0.5
+    assert tpot["error"] < -0.5
     assert tpot["holds"] is (abs(tpot["error"]) <= 0.05)
     assert rows["mean_e2el_ms"]["threshold"] is None
     assert [at["load"] for at in shown["loads"]] == [0.2, 0.4]
@@ -274,12 +274,6 @@ def test_a_machine_without_a_profile_is_told_so(small: Scenario, tmp_path: Path)
 def test_a_written_config_has_the_sizes_of_its_model(name: str) -> None:
     for model in (load_model(name), stand_in(load_model(name), "small")):
         assert model_from_config(hf_config(model), name=model.name) == model
-
-
-def test_a_slower_machine_takes_longer_in_all(small: Scenario, tmp_path: Path) -> None:
-    target = choose(small, HERE, tmp_path)
-    plain, slow = (verdict.sentinel_prediction_s(target.fleet(factor)) for factor in (1.0, 1.25))
-    assert slow == pytest.approx(1.25 * plain, rel=1e-6)
 
 
 def test_a_capacity_is_what_a_saturated_engine_finishes(small: Scenario) -> None:

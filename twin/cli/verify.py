@@ -128,21 +128,20 @@ def _table(payload: dict[str, Any]) -> RenderableType:
     parts += [f"Changed: {', '.join(payload['changed'])}."] if payload["changed"] else []
     for at in payload["loads"]:
         table = Table(title=_head(at), title_justify="left")
-        for name in ("", "predicted", "measured", "error", "as calibrated", "within", "holds"):
+        for name in ("", "predicted", "measured", "error", "within", "holds"):
             table.add_column(name, justify="left" if name == "" else "right")
         for row in at["metrics"]:
             table.add_row(
                 _shown(row["metric"]),
                 *(_figure(row["metric"], row[key]) for key in ("predicted", "measured")),
                 _percent(row["error"]),
-                _percent(row["as_calibrated_error"]),
                 "" if row["threshold"] is None else f"{row['threshold']:.0%}",
                 {None: "", True: "yes", False: "NO"}[row["holds"]],
             )
         parts.append(table)
     moved = payload["drift"]["moved"]
     parts.append(
-        f"Errors are of predictions with the machine's drift taken out; its speed moved by {moved:.0%} meanwhile."
+        f"A small batch that is always the same took up to {moved:.0%} longer at one time than at another: the machine's drift."
     )
     parts.append(f"Verdict: {payload['verdict']}{': ' + payload['why'] if payload['why'] else ''}")
     return Group(*parts)
@@ -154,7 +153,7 @@ def _head(at: dict[str, Any]) -> str:
     failed = f", {at['failed']} failed" if at["failed"] else ""
     return (
         f"{load}{reached}: {at['requests']} requests{failed}, lengths ×{at['length_factor']:g}, rate"
-        f" ×{at['rate_factor']:.3g}, machine ×{at['slow_against_median']:.2f} of its usual times,"
+        f" ×{at['rate_factor']:.3g},"
         f" sent late by {at['started_late_ms']['p50']:.1f} ms (most {at['started_late_ms']['max']:.0f})"
     )
 

@@ -111,8 +111,8 @@ def verdicts(found: Sequence[Verdict]) -> str:
         return "No verdict of a real engine (`twin verify`) is at hand."
     told = (
         "A real vLLM was started, driven and measured, and the very same requests were simulated (`twin verify`). Each cell:"
-        " predicted / measured, error; the prediction has the machine's drift, as short sentinel runs in between show it, taken"
-        " out; *machine* is how slow it was against its profile, and the error without that correction stands in brackets."
+        " predicted / measured, error. *Machine*: how long a small batch that is always the same took just before and after,"
+        " against the profile: what the machine itself drifts by."
     )
     return "\n\n".join([told, *(_verdict(item.name, item.payload) for item in found)])
 
@@ -134,12 +134,12 @@ def _load(at: dict[str, Any]) -> list[str]:
     judged = [row["holds"] for row in metrics.values() if row.get("holds") is not None]
     holds = "–" if not judged else "yes" if all(judged) else "NO"
     clients = f"{at['concurrency']} clients" if at.get("load") is None and at.get("concurrency") else at["name"]
-    slow = at.get("slow_against_median")
+    around = [slow for slow in at.get("sentinels_around", ()) if slow == slow]  # NaN: one failed
     return [
         clients.removeprefix("load "),
         str(at["requests"]),
         *(_cell(metrics.get(name)) for name in VERIFIED),
-        "–" if slow is None else f"×{slow:.2f}",
+        " to ".join(f"×{slow:.2f}" for slow in around) or "–",
         holds,
     ]
 
@@ -147,8 +147,7 @@ def _load(at: dict[str, Any]) -> list[str]:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None or row.get("measured") is None:
         return "–"
-    plain = "" if row.get("as_calibrated_error") is None else f" ({signed(row['as_calibrated_error'])})"
-    return f"{figure(row['predicted'])} / {figure(row['measured'])}, {signed(row['error'])}{plain}"
+    return f"{figure(row['predicted'])} / {figure(row['measured'])}, {signed(row['error'])}"
 
 
 def drawn_from(profiles: Sequence[HardwareProfile]) -> str:

@@ -154,24 +154,19 @@ def _closed(trace: Any, num_prompts: int, factor: float) -> traffic.Slice:
 
 def judge(scenario: Scenario, setting: Setting, benches: Sequence[Bench]) -> dict[str, Any]:
     """Everything that was measured beside what is predicted for it, and whether it holds."""
-    plain = setting.target.fleet()
-    usual = verdict.sentinel_prediction_s(plain)
-    speeds = _speeds(setting.steps, benches, usual)
+    speeds = _speeds(setting.steps, benches, verdict.sentinel_prediction_s(setting.target.fleet()))
     known = [slow for slow in speeds if np.isfinite(slow)]
     moved = max(known) / min(known) - 1.0 if known else 0.0
-    # What is the machine's drift is told by comparing a batch with itself, not with the profile, which may be off for it.
-    median = float(np.median(known)) if known else 1.0
-    loads = []
     by_name = {bench["phase"]: bench for bench in benches}
-    for place, (name, part) in enumerate(setting.slices.items()):
-        slow = float(np.sqrt(speeds[place] * speeds[place + 1])) / median
-        loads.append(_judge_load(scenario, setting, by_name[name], part, slow if np.isfinite(slow) else 1.0))
+    loads = [_judge_load(scenario, setting, by_name[name], part) for name, part in setting.slices.items()]
+    for at, *around in zip(loads, speeds, speeds[1:], strict=False):
+        at["sentinels_around"] = around
     failed = any(row["holds"] is False for load in loads for row in load["metrics"])
     result = "pass" if not failed else "inconclusive" if moved > DRIFTED else "fail"
     return {
         **_about(setting),
         "loads": loads,
-        "drift": {"sentinels_against_profile": [float(slow) for slow in speeds], "median": median, "moved": moved},
+        "drift": {"sentinels_against_profile": speeds, "moved": moved},
         "thresholds": scenario.verify.model_dump(),
         "verdict": result,
         "why": RESTLESS.format(moved) if result == "inconclusive" else None,
@@ -194,7 +189,7 @@ def _about(setting: Setting) -> dict[str, Any]:
         "block_size": setting.facts.block_size,
         "capacity_request_rate": setting.capacity,
         "clock": "client",
-        "judged": "predictions with the machine's drift, as the sentinels show it against their median, taken out",
+        "judged": "predictions of the profile as it is; the machine's drift stands beside them",
     }
 
 
@@ -207,7 +202,7 @@ def _speeds(steps: Sequence[Phase], benches: Sequence[Bench], usual: float) -> l
     return [float(np.median(values)) for values in found.values()]
 
 
-def _judge_load(scenario: Scenario, setting: Setting, bench: Bench, part: traffic.Slice, slow: float) -> dict[str, Any]:
+def _judge_load(scenario: Scenario, setting: Setting, bench: Bench, part: traffic.Slice) -> dict[str, Any]:
     good = verdict.finished(bench)
     late = 1e3 * np.array(bench["late_s"])
     about: dict[str, Any] = {
@@ -220,7 +215,6 @@ def _judge_load(scenario: Scenario, setting: Setting, bench: Bench, part: traffi
         "first_error": next((error for error in bench["errors"] if error), None),
         "length_factor": part.length_factor,
         "rate_factor": part.rate_factor,
-        "slow_against_median": slow,
         "started_late_ms": {"p50": float(np.median(late)), "max": float(late.max())},
         "duration": bench["duration"],
     }
@@ -228,9 +222,8 @@ def _judge_load(scenario: Scenario, setting: Setting, bench: Bench, part: traffi
         raise TwinError(f"{bench['phase']}: no request was answered: {about['first_error']}")
     requests = verdict.sent(bench, part.trace)
     clients = bench["max_concurrency"]
-    calibrated = verdict.predictions(requests, setting.target.fleet(), clients)
-    predicted = verdict.predictions(requests, setting.target.fleet(slow), clients)
-    rows = verdict.rows(verdict.measured(bench), predicted, calibrated, scenario.verify, part.load)
+    predicted = verdict.predictions(requests, setting.target.fleet(), clients)
+    rows = verdict.rows(verdict.measured(bench), predicted, scenario.verify, part.load)
     return about | {"predicted_load_state": predicted["load"], "metrics": rows}
 
 

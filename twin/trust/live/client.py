@@ -39,6 +39,7 @@ GONE = 3
 START_S = 0.05  # until the first request of a phase
 LONGEST_LINE = 2**26  # bytes: the first chunk may hold the prompt's token ids
 ALIVE_S = 5.0
+FIRST_LOOK_S = 0.25
 LOST = (OSError, EOFError, ValueError, asyncio.IncompleteReadError, asyncio.TimeoutError)
 """What a connection that breaks, or an answer that is no HTTP, raises."""
 
@@ -203,6 +204,7 @@ class Phase:
 
     async def _watch(self) -> None:
         """Polls the gauges; a poll that fails is left out, as what it would tell the requests tell too."""
+        await asyncio.sleep(min(FIRST_LOOK_S, self.plan["poll_s"]))
         while True:
             with contextlib.suppress(*LOST):
                 found = gauges(await self.http.text("/metrics"))
@@ -291,7 +293,7 @@ async def drive(plan: Row, out: Any) -> int:
 
 def main(plan_file: str, out_file: str) -> int:
     plan = json.loads(Path(plan_file).read_text(encoding="utf-8"))
-    if plan["cores"]:
+    if plan.get("cores"):
         os.sched_setaffinity(0, plan["cores"])
     with open(out_file, "w", encoding="utf-8") as out:
         try:

@@ -20,7 +20,7 @@ from twin.trust.live.server import end_group
 
 CLIENT = Path(__file__).with_name("client.py")
 GONE = 3  # the client's exit code for a server that is gone
-POLL_S = 5.0
+POLL_S = 2.0  # seldom, as an answer takes the server milliseconds that requests then wait
 WRITE_S = 15.0  # for the client to write what it has once it is asked to end
 
 Bench = dict[str, Any]

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twin.base import InputError
-from twin.cluster.deploy import fleet_of, layout_of
+from twin.cluster.deploy import fleet_of
 from twin.cluster.simulation import Fleet
-from twin.cost.step import HostCosts, StepModel
 from twin.plan.option import vllm_command
 from twin.plan.space import Candidate
 from twin.spec.engine import EngineSettings
@@ -29,7 +28,6 @@ STAND_INS: dict[str, tuple[str, dict[str, int]]] = {
 }
 """By device: the shape that stands in, and the most that the twin's calibration of such engines went to."""
 CPU_BLOCK_SIZE = 128  # vLLM's on a CPU, which prefers multiples of 32
-TIMED = ("step_s", "sequence_s", "request_s", "input_token_s", "token_s")
 EXTRA_FLAGS = ("block_size", "long_prefill_token_threshold", "scheduling_policy", "enable_chunked_prefill")
 
 
@@ -62,18 +60,9 @@ class Target:
         short = ".".join(running.split(".")[:2])
         return short if short in VERSIONS else self.scenario.engine.vllm_version
 
-    def fleet(self, slow: float = 1.0) -> Fleet:
-        """One replica whose every time is multiplied by ``slow``, as by a machine that has drifted."""
-        settings = self.scenario.engine
-        fleet = fleet_of(self.scenario)
-        if slow == 1.0:
-            return fleet
-        host = HostCosts.of(self.profile, async_scheduling=bool(settings.async_scheduling))
-        host = replace(host, **{name: getattr(host, name) * slow for name in TIMED})
-        layout, tokens = layout_of(self.scenario), fleet.config.max_num_batched_tokens
-        return replace(
-            fleet, cost=StepModel(self.model, self.profile, layout, max_tokens=tokens, host=host, scale=slow)
-        )
+    def fleet(self) -> Fleet:
+        """The replica, as it is simulated."""
+        return fleet_of(self.scenario)
 
     def env(self) -> dict[str, str]:
         """Of the server: nothing is fetched, and on a CPU as many threads as the profile has cores."""

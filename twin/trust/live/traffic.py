@@ -57,7 +57,7 @@ def fitted(trace: Trace, max_model_len: int, block_size: int) -> tuple[Trace, fl
 def capacity(trace: Trace, fleet: Fleet) -> float:
     """Requests per second that the simulated fleet finishes while its seats are full: over the middle half of the ends
     of requests that are all there at once."""
-    count = int(np.clip(4 * fleet.config.max_num_seqs, *PROBE))
+    count = int(np.clip(16 * fleet.config.max_num_seqs, *PROBE))  # waves of requests that began together even out
     whole = trace.repeated(ceil(count / len(trace))).take(np.arange(count))
     ends = np.sort(simulate(replace(whole, arrival_s=np.zeros(count)), fleet).table["finished_s"])
     first, last = ends[count // 4], ends[-(count // 4) - 1]

@@ -91,28 +91,25 @@ def sentinel_prediction_s(fleet: Fleet) -> float:
 
 
 def rows(
-    seen: Mapping[str, float | None], predicted: Mapping[str, Any], as_calibrated: Mapping[str, Any],
-    bounds: VerifyBounds, load: float,
-) -> list[dict[str, object]]:  # fmt: skip
-    """A row per metric: predicted (the machine's drift taken out), measured, relative error, as calibrated, threshold, held.
+    seen: Mapping[str, float | None], predicted: Mapping[str, Any], bounds: VerifyBounds, load: float
+) -> list[dict[str, object]]:
+    """A row per metric: predicted, measured, relative error, threshold, held.
 
     A metric without a threshold, or one that this load does not judge, has no verdict.
     """
     found = []
     for name in METRICS:
-        values = [_number(source.get(name)) for source in (predicted, seen, as_calibrated)]
-        error, plain_error = (_error(value, values[1]) for value in (values[0], values[2]))
+        said, was = (_number(source.get(name)) for source in (predicted, seen))
+        error = _error(said, was)
         bound = getattr(bounds, BOUND[name]) if name in BOUND else None
         if name == "mean_ttft_ms" and load >= TTFT_BELOW:
             bound = None
         found.append(
             {
                 "metric": name,
-                "predicted": values[0],
-                "measured": values[1],
+                "predicted": said,
+                "measured": was,
                 "error": error,
-                "as_calibrated": values[2],
-                "as_calibrated_error": plain_error,
                 "threshold": bound,
                 "holds": None if bound is None or error is None else abs(error) <= bound,
             }
