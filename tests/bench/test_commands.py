@@ -45,6 +45,6 @@ def test_validate(benchmark, figure, shared: Path, tmp_path: Path) -> None:
     arguments = ("validate", table, "--out", tmp_path / "pred.csv", "--format", "json")
     seconds, out = benchmark.pedantic(run, args=arguments, rounds=1)
     overall = next(row for row in json.loads(out)["errors"] if row["system"] == "all" and not row["saturated"])
-    figure("TPOT MAPE, dense rows away from saturation", 100 * overall["tpot_mape"], "%", at_most=5)
-    figure("TTFT MAPE, dense rows away from saturation", 100 * overall["ttft_mape"], "%", at_most=12)
+    figure("TPOT MAPE, dense rows away from saturation", 100 * overall["tpot_mape"], "%", at_most=3)
+    figure("TTFT MAPE, dense rows away from saturation", 100 * overall["ttft_mape"], "%", at_most=7)
     figure("validate the development table", seconds, "s", at_most=60)

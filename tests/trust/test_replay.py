@@ -201,3 +201,19 @@ def test_the_recorded_requests_of_an_rtx_pro_6000(shared: Path) -> None:
         assert (engine.vllm_version, engine.max_num_seqs, engine.max_num_batched_tokens) == ("0.19", 128, 2048)
         assert len(run.requests) == 300
         assert run.requests.filter(like="predicted_").notna().all().all()
+
+
+def test_times_of_a_log_in_another_unit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = as_predicted(tmp_path, stretch=1000.0)
+    with pytest.raises(InputError, match="are these times milliseconds"):
+        errors(path)
+
+
+def test_accuracy_on_request_logs_that_went_into_no_fit(shared: Path) -> None:
+    path = shared / "groundtruth" / "vllm_requests_rtxpro6000.csv"
+    runs, _ = replay(read_inputs(path), {})
+    measured = read_requests(path).requests
+    for run in runs:
+        for row in compare_run(run, measured[measured["run"] == run.run]):
+            if row["metric"] in ("ttft", "tpot", "e2el") and row["statistic"] in ("mean", "p99"):
+                assert abs(float(str(row["error"]))) <= {"mean": 0.05, "p99": 0.10}[str(row["statistic"])], row

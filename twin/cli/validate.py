@@ -57,10 +57,13 @@ def validate(
     sent it, saturated points apart; a request log (CSV of an engine's stamps, or JSON of vllm bench serve --save-detailed)
     with the arrivals and lengths that it recorded.
     """
+    from twin.base import InputError
     from twin.trust.request_log import is_request_log
 
     shares = {"tpot": max_tpot_mape, "ttft": max_ttft_mape, "e2el": max_e2el_mape}
     limits = {name: _share(text, f"--max-{name}-mape") for name, text in shares.items()}
+    if out is not None and out.resolve() == file.resolve():
+        raise InputError("--out would take the place of the measurements themselves", where=str(out))
     if plot is not None:
         from twin.trust.plot import require_plot
 
@@ -169,7 +172,7 @@ def _share(text: str | None, flag: str) -> float | None:
     from twin.base import InputError, split_number
 
     value, unit = split_number(text, what=flag)
-    if unit not in ("", "%") or value < 0:
+    if unit not in ("", "%") or value < 0 or (unit == "" and value > 1):
         raise InputError(f"{flag}: {text!r} is not a share", allowed=["5%", "0.05"])
     return value / 100 if unit == "%" else value
 

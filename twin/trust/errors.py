@@ -9,6 +9,10 @@ Floats = NDArray[np.float64]
 STATISTICS = ("mape", "median", "p90", "bias", "inside_90")
 
 
+FACTOR_OF_FIVE = 0.7
+"""In powers of ten: a prediction further off than this is no evidence of a unit, nor is one within it an accident."""
+
+
 def judge(
     measured: Floats, predicted: Floats, low: Floats | None = None, high: Floats | None = None
 ) -> dict[str, float]:

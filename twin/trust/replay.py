@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, log10
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from twin.spec.engine import EngineSettings
 from twin.spec.scenario import Deployment, Scenario, Traffic
 from twin.traffic.trace import Trace
 from twin.trust.closed_loop import modelled_version
-from twin.trust.errors import ks_distance
+from twin.trust.errors import FACTOR_OF_FIVE, ks_distance
 from twin.trust.request_log import RequestLog
 from twin.trust.run_facts import PARALLEL, Facts, profile_name
 
@@ -177,6 +177,7 @@ def compare_run(predicted: Replay, measured: pd.DataFrame) -> list[dict[str, obj
         rows.append({**row, "measured": was, "predicted": said, "error": error})
 
     ours = predicted.requests
+    _check_unit(predicted.run, measured["e2el_s"], ours["predicted_e2el_s"])
     for name in TIMES:
         was, said = (_known(values) for values in (measured[f"{name}_s"], ours[f"predicted_{name}_s"]))
         if not was.size or not said.size:
@@ -199,6 +200,15 @@ def compare_run(predicted: Replay, measured: pd.DataFrame) -> list[dict[str, obj
             one, other = (amount / span for span in spans)
             add(name, "mean", unit, one, other, relative(one, other))
     return rows
+
+
+def _check_unit(run: str, measured: Any, predicted: Any) -> None:
+    """Raises :class:`InputError` for times that are about a thousand times too long or short all over."""
+    was, said = float(np.median(_known(measured))), float(np.median(_known(predicted)))
+    for expected, unit in {3.0: "milliseconds", -3.0: "kiloseconds"}.items():
+        if was > 0 and said > 0 and abs(log10(was / said) - expected) < FACTOR_OF_FIVE:
+            what = f"a request took {was:g} s in the median, {said:.3g} s are predicted: are these times {unit}?"
+            raise InputError(what, where=f"run {run}")
 
 
 def relative(measured: float, predicted: float) -> float | None:

@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any
 
 from twin.base import InputError
-from twin.trust.closed_loop import BenchmarkRun, draw_lengths, modelled_version
+from twin.trust.closed_loop import PROMPTS_PER_CLIENT, BenchmarkRun, draw_lengths, modelled_version
+from twin.trust.errors import FACTOR_OF_FIVE
 
 REQUIRED = ("system", "model", "precision", "isl", "osl", "concurrency", "tp_size")
 OPTIONAL_NUMBERS = {
@@ -92,12 +93,22 @@ def as_csv(columns: Sequence[str], rows: Sequence[Row], predictions: Sequence[Ro
     return out.getvalue()
 
 
+MOST = 10_000_000
+"""No length, client or batch of a benchmark is larger."""
+MOST_TOKENS = 1_000_000_000
+"""Input and output tokens of a run beyond which it is no benchmark: ten prompts per client are simulated one by one."""
+
+
 def run_of(row: Mapping[str, str]) -> BenchmarkRun:
     """The run that a row describes. Raises :class:`InputError` for what is not modelled."""
     for name in SINGLE:
         if row.get(name, "") not in ("", "1"):
             raise InputError(f"{name} {row[name]} is not modelled yet", allowed=["1"])
     sizes = {name: _size(name, row[name], int) for name in ("isl", "osl", "concurrency", "tp_size")}
+    if (tokens := (sizes["isl"] + sizes["osl"]) * PROMPTS_PER_CLIENT * sizes["concurrency"]) > MOST_TOKENS:
+        raise InputError(
+            f"{sizes['concurrency']:,} clients of {sizes['isl']}/{sizes['osl']} tokens are {tokens:,} tokens in all"
+        )
     stated = {name: _size(name, row[name], kind) for name, kind in OPTIONAL_NUMBERS.items() if row.get(name)}
     return BenchmarkRun(
         system=row["system"],
@@ -116,8 +127,9 @@ def _size(name: str, text: str, kind: type[int] | type[float]) -> Any:
     except ValueError:
         what = "whole number" if kind is int else "number"
         raise InputError(f"{name} {text!r} is not a {what}") from None
-    if value < (1 if kind is int else 0):
-        raise InputError(f"{name} must be at least {1 if kind is int else 0}, not {value}")
+    least = 1 if kind is int else 0
+    if not least <= value <= MOST:
+        raise InputError(f"{name} is {text}: {least} … {MOST:,} is meant")
     return value
 
 
@@ -158,8 +170,6 @@ def _positive(row: Row, column: str) -> float | None:
 
 
 OTHER_UNITS = {-3.0: "seconds", 3.0: "microseconds"}
-FACTOR_OF_FIVE = 0.7
-"""In powers of ten: a prediction further off than this is no evidence of a unit, nor is one within it an accident."""
 
 
 def _check_unit(
