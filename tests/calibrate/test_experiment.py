@@ -84,6 +84,12 @@ def test_a_log_becomes_tables(tmp_path: Path) -> None:
     assert request["outside_s"] == pytest.approx(0.5 + 0.6)
 
 
+def test_the_api_s_time_is_told_by_requests_that_find_the_engine_idle(tmp_path: Path) -> None:
+    during = REQUEST | {"request": "2", "sent": 5.5, "arrived": 6.01, "first_token": 8.0, "first_step_end": 7.5}
+    log = read_steps(write(tmp_path / "x.jsonl", {"engine": ENGINE}, RUN, STEP, REQUEST, during))
+    assert log.requests["outside_s"].isna().tolist() == [False, True]
+
+
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", {"engine": ENGINE}, RUN, STEP)
     path.write_text(path.read_text() + '{"step": 1, "sta')
@@ -151,7 +157,9 @@ def test_a_small_experiment_on_a_real_engine(mode: str, oracle: Path, few_runs: 
     log = read_steps(out)
     assert log.engine["vllm_version"].startswith("0.32")
     assert (log.steps["seconds"] > log.steps["schedule_s"]).all()
-    assert (log.requests["outside_s"] > 0).all()
+    outside = log.requests["outside_s"].dropna()
+    assert len(outside)
+    assert (outside > 0).all()
     assert (log.requests["ttft_s"] <= log.requests["e2el_s"]).all()
     done = log.steps.groupby("run")[["prefill_tokens", "decodes"]].sum().sum(axis=1)
     asked = log.requests.assign(tokens=log.requests["input_tokens"] + log.requests["output_tokens"] - 1)

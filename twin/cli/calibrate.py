@@ -156,8 +156,8 @@ def fit(
 ) -> None:
     """Fit a profile's kernels to timings, and what a running engine adds to them to its steps or to whole runs.
 
-    With --runs every profile in OUT gets its host section: fitted with the simulation in the loop where the table has runs
-    of it, else the mean of the others, marked assumed.
+    With --runs every profile in OUT gets its host section, fitted with the simulation in the loop to the runs of all GPUs
+    together; where the table has no runs of a GPU it is marked assumed.
     """
     _require_scipy()
     if runs is not None and not (kernels or engine):
