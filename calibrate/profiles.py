@@ -197,12 +197,10 @@ def _all_reduce(systems: Path, job: Job, sheet: dict[str, dict[str, Any]]) -> li
             ratio = older.merge(newest, on=["num_gpus", "message_bytes"], suffixes=("", "_new"))
             moved = (ratio["seconds"] / ratio["seconds_new"] - 1.0).abs().groupby(ratio["num_gpus"]).median()
             kept = older[older["num_gpus"].isin(moved[moved > ANOTHER_KERNEL].index)]
-            kept.attrs = older.attrs
             found += [one.model_copy(update={"vllm_version": release}) for one in fit(kept)] if len(kept) else []
     if (limits := FUSED_TO_BYTES.get(capability)) and importers.has_reduce(systems, gpu, "trtllm"):
         table = importers.read_fused_reduce(systems, gpu)
         inside = table[table["message_bytes"] <= table["num_gpus"].map(limits).fillna(0.0)]
-        inside.attrs = table.attrs
         found += [one.model_copy(update={"fused": True}) for one in fit(inside)]
     return found
 

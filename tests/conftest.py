@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,12 @@ def shared() -> Path:
     if not (folder / "traces").is_dir():
         pytest.skip("needs the real traces in ../shared, which this checkout does not have beside it")
     return folder
+
+
+@pytest.fixture
+def oracle() -> Path:
+    """The Python of the real vLLM that ``make oracle`` builds."""
+    folder = Path(os.environ.get("TWIN_ORACLE", ""))
+    if not (folder / "bin" / "python").exists():
+        pytest.skip("needs vLLM in an environment of its own (make oracle)")
+    return folder / "bin" / "python"

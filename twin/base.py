@@ -139,6 +139,12 @@ def split_number(text: str, *, what: str) -> tuple[float, str]:
     return value, match[2]
 
 
+def parse_share(text: str, *, what: str) -> float | None:
+    """``5%`` or ``0.05`` → 0.05; None for another unit. Which shares are meant is the caller's to check, and to say."""
+    value, unit = split_number(text, what=what)
+    return {"": value, "%": value / 100}.get(unit)
+
+
 def parse_duration(text: str | float, *, what: str = "duration", bare: str = "ms") -> float:
     """A duration in seconds. A bare number is in ``bare`` units (ms, as everywhere on the command line)."""
     value, unit = split_number(str(text), what=what)

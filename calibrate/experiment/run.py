@@ -14,10 +14,8 @@ from typing import Any
 from calibrate.experiment import design
 from calibrate.measure.machine import memory_bytes
 from twin.base import InputError, TwinError, unknown_name
-from twin.trust.live.runtime import CPU_ENV, ENV, engine_version, find_python, runtime
+from twin.trust.live.runtime import CPU_ENV, ENV, engine_version, runtime
 from twin.trust.live.server import SERVE, end_group
-
-__all__ = ["engine_version", "find_python", "plan", "run"]
 
 DRIVER = Path(__file__).parent / "inside" / "drive.py"
 IDENTITY = ("device", "name", "mode", "model", "threads", "vllm_version", "engine_args", "quick", "seed")

@@ -16,6 +16,7 @@ from typing import Any
 from calibrate.measure.log import SCHEMA_VERSION
 from calibrate.measure.nvml import Nvml, find_nvml
 from twin.base import InputError
+from twin.trust.live.runtime import host_cpu
 
 PROC = Path("/proc")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -76,13 +77,6 @@ def require_cuda(torch: Any) -> None:
     if not torch.cuda.is_available():
         why = "this torch was built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
         raise InputError(f"cannot measure on cuda: {why}", allowed=["cpu"])
-
-
-def host_cpu() -> str:
-    for line in _read(PROC / "cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def memory_bytes() -> int:

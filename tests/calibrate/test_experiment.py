@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,9 +14,10 @@ import numpy as np
 import pytest
 
 from calibrate.experiment import design
-from calibrate.experiment.run import _drop_torn_run, find_python, plan, run
+from calibrate.experiment.run import _drop_torn_run, plan, run
 from calibrate.step_log import read_steps
 from twin.base import InputError
+from twin.trust.live.runtime import find_python
 
 ENGINE = {
     "schema_version": 1, "device": "cpu", "name": "a CPU", "threads": 1, "mode": "in_process", "model": {},
@@ -127,14 +127,6 @@ def test_what_is_no_step_log_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         read_steps(write(tmp_path / "x.jsonl", *rows))
-
-
-@pytest.fixture
-def oracle() -> Path:
-    folder = Path(os.environ.get("TWIN_ORACLE", ""))
-    if not (folder / "bin" / "python").exists():
-        pytest.skip("needs vLLM in an environment of its own (make oracle)")
-    return folder / "bin" / "python"
 
 
 @pytest.fixture

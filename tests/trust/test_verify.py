@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 from twin.base import InputError, TwinError
 from twin.cli.main import main
 from twin.cluster.deploy import fleet_of, trace_of
+from twin.cluster.simulation import replay
 from twin.spec.model import load_model, model_from_config
 from twin.spec.scenario import Scenario, load_scenario
 from twin.traffic.trace import Trace
@@ -280,7 +280,7 @@ def test_a_capacity_is_what_a_saturated_engine_finishes(small: Scenario) -> None
     fleet, requests = fleet_of(small), trace_of(small)
     per_s = traffic.capacity(requests, fleet)
     over = traffic.at_load(requests, 1.5, per_s, 30.0, 1.0)
-    took = verdict.replay(over.trace, fleet, None).table["finished_s"].max()
+    took = replay(over.trace, fleet, None).table["finished_s"].max()
     assert len(over.trace) / took == pytest.approx(per_s, rel=0.12)
 
 
@@ -319,14 +319,6 @@ def test_the_replay_is_of_what_was_sent(fake: Start, tmp_path: Path) -> None:
 
 
 # A real engine
-
-
-@pytest.fixture
-def oracle() -> Path:
-    folder = Path(os.environ.get("TWIN_ORACLE", ""))
-    if not (folder / "bin" / "python").exists():
-        pytest.skip("needs vLLM in an environment of its own (make oracle)")
-    return folder / "bin" / "python"
 
 
 def test_a_real_engine_is_started_measured_and_ended(

@@ -43,10 +43,11 @@ def engine(
 
     An interrupted experiment keeps its whole runs and goes on from there. `twin calibrate fit --engine` fits the log.
     """
-    from calibrate.experiment.run import engine_version, find_python, run
+    from calibrate.experiment.run import run
     from calibrate.measure.machine import refuse_if_busy
     from calibrate.step_log import read_steps
     from twin.base import parse_duration
+    from twin.trust.live.runtime import engine_version, find_python
 
     interpreter = find_python(python)
     engine_version(interpreter, device.value)

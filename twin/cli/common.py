@@ -19,7 +19,9 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from twin.base import TwinError
 
@@ -37,6 +39,15 @@ class Format(StrEnum):
     json = "json"
     csv = "csv"
     md = "md"
+
+
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a field, e.g. engine.max_num_seqs=512.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of the traffic; the scenario's unless given.")]
+
+
+def changes(overrides: Sequence[str] | None, seed: int | None) -> list[str]:
+    """What :data:`SetOption` and :data:`SeedOption` ask of a scenario."""
+    return [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
 
 
 @dataclass

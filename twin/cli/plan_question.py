@@ -30,11 +30,10 @@ def rate_factor(rate: str | None, growth: str | None, months: float) -> float:
 
 def share(text: str, flag: str) -> float:
     """``20%`` or ``0.2`` → 0.2. Raises :class:`InputError` unless it is at least 0 and below 1."""
-    from twin.base import InputError, split_number
+    from twin.base import InputError, parse_share
 
-    value, unit = split_number(text, what=flag)
-    found = value / 100 if unit == "%" else value
-    if unit not in ("", "%") or not 0 <= found < 1:
+    found = parse_share(text, what=flag)
+    if found is None or not 0 <= found < 1:
         raise InputError(f"{flag}: {text!r} is not a share below 1", allowed=["20%", "0.2"])
     return found
 

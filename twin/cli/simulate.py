@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twin.base import InputError
-from twin.cli.common import Format, emit, note
+from twin.cli.common import Format, SeedOption, SetOption, changes, emit, note
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 def simulate(
     scenario: Annotated[Path, typer.Argument(help="Scenario (YAML).", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field, e.g. engine.max_num_seqs=512.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the traffic; the scenario's unless given.")] = None,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder that the run folder is made in.")] = Path("runs"),
     fmt: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.table,
 ) -> None:
@@ -32,8 +30,7 @@ def simulate(
     from twin.results.run import write_run
     from twin.spec.scenario import load_scenario
 
-    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    question = load_scenario(scenario, changes)
+    question = load_scenario(scenario, changes(overrides, seed))
     hourly = _usd_per_hour(question)
     simulated = run_scenario(question)
     summary = summarize(simulated, question.slo.request_bounds_s())

@@ -169,12 +169,12 @@ def _share(text: str | None, flag: str) -> float | None:
     """``5%`` or ``0.05`` → 0.05."""
     if text is None:
         return None
-    from twin.base import InputError, split_number
+    from twin.base import InputError, parse_share
 
-    value, unit = split_number(text, what=flag)
-    if unit not in ("", "%") or value < 0 or (unit == "" and value > 1):
+    share = parse_share(text, what=flag)
+    if share is None or share < 0 or (share > 1 and "%" not in text):
         raise InputError(f"{flag}: {text!r} is not a share", allowed=["5%", "0.05"])
-    return value / 100 if unit == "%" else value
+    return share
 
 
 TITLES = {"system": "GPU", "model": "model", "tp_size": "TP", "concurrency": "clients"}

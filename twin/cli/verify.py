@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twin.cli.common import Format, emit, note
+from twin.cli.common import Format, SeedOption, SetOption, changes, emit, note
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,10 +31,8 @@ def verify(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; made-up weights without it.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the server that is started; a free one.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field, e.g. engine.max_num_seqs=512.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the traffic; the scenario's unless given.")] = None,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder that the run folder is made in.")] = Path("runs"),
     fmt: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.table,
 ) -> int:
@@ -46,7 +44,7 @@ def verify(
     from twin.base import InputError, parse_duration
     from twin.trust.verify import Asked, verify
 
-    scenario = _scenario(what, option, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    scenario = _scenario(what, option, changes(overrides, seed))
     if load is not None and scenario.client is not None:
         raise InputError("a closed loop has no load to choose: leave --load or the scenario's client out")
     asked = Asked(
@@ -70,12 +68,12 @@ def verify(
 
 def _load(text: str) -> float:
     """``80%`` or ``0.8`` → 0.8."""
-    from twin.base import InputError, split_number
+    from twin.base import InputError, parse_share
 
-    value, unit = split_number(text, what="--load")
-    if unit not in ("", "%") or value <= 0:
+    share = parse_share(text, what="--load")
+    if share is None or share <= 0:
         raise InputError(f"--load: {text.strip()!r} is not a share above 0", allowed=["80%", "0.8"])
-    return value / 100 if unit == "%" else value
+    return share
 
 
 def _scenario(what: Path, option: str | None, overrides: list[str]) -> Scenario:

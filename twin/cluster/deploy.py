@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from twin.base import InputError
-from twin.cluster.simulation import Fleet, Simulated, simulate, simulate_closed_loop
+from twin.cluster.simulation import Fleet, Simulated, replay, simulate
 from twin.cost.memory import memory_budget
 from twin.cost.step import HostCosts, Layout, StepModel
 from twin.engine.config import EngineConfig
-from twin.spec.scenario import Scenario
+from twin.spec.scenario import Client, Scenario
 from twin.traffic.readers import read_trace
 from twin.traffic.synthetic import synthesize
 from twin.traffic.trace import Trace
@@ -91,15 +94,14 @@ def layout_of(scenario: Scenario) -> Layout:
 
 def run_scenario(scenario: Scenario) -> Simulated:
     """Simulate a resolved scenario: its trace as it arrives, or its closed-loop client sending the trace's requests."""
-    trace, fleet = trace_of(scenario), fleet_of(scenario)
-    if scenario.client is None:
+    trace, fleet, client = trace_of(scenario), fleet_of(scenario), scenario.client
+    if client is None:
         return simulate(trace, fleet)
-    wanted = scenario.client.num_prompts
-    if len(trace) < wanted:
-        raise InputError(f"client.num_prompts is {wanted}, but the traffic has {len(trace)} requests")
-    return simulate_closed_loop(
-        trace.input_tokens[:wanted].tolist(),
-        trace.output_tokens[:wanted].tolist(),
-        scenario.client.concurrency,
-        fleet,
-    )
+    return replay(prompts_of(client, trace), fleet, client.concurrency)
+
+
+def prompts_of(client: Client, trace: Trace) -> Trace:
+    """What a closed-loop client sends. Raises :class:`InputError` where the trace has not as many requests."""
+    if len(trace) < client.num_prompts:
+        raise InputError(f"client.num_prompts is {client.num_prompts}, but the traffic has {len(trace)} requests")
+    return replace(trace.take(np.arange(client.num_prompts)), prefix_hashes=None)

@@ -158,6 +158,13 @@ def simulate_closed_loop(
     return _run(fleet, drive)
 
 
+def replay(trace: Trace, fleet: Fleet, concurrency: int | None) -> Simulated:
+    """A trace when it arrives, or in its order by as many clients of a closed loop."""
+    if concurrency is None:
+        return simulate(trace, fleet)
+    return simulate_closed_loop(trace.input_tokens.tolist(), trace.output_tokens.tolist(), concurrency, fleet)
+
+
 def _run(
     fleet: Fleet,
     drive: Callable[[Environment, Callable[[Request], None]], Callable[[Request], None] | None],

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from twin.base import Frozen, InputError, split_number
+from twin.base import Frozen, InputError, parse_share
 from twin.spec.engine import EngineSettings
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.hypothetical import Hypothetical, hypothetical
@@ -90,12 +90,12 @@ def _share(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        number, unit = split_number(value, what="share")
+        share = parse_share(value, what="share")
     except InputError as error:
         raise ValueError(str(error)) from None
-    if unit not in ("", "%"):
+    if share is None:
         raise ValueError(f"{value!r} is not a share such as 5% or 0.05")
-    return number / 100 if unit == "%" else number
+    return share
 
 
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, allow_inf_nan=False)]

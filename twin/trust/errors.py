@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 STATISTICS = ("mape", "median", "p90", "bias", "inside_90")
-
-
 FACTOR_OF_FIVE = 0.7
 """In powers of ten: a prediction further off than this is no evidence of a unit, nor is one within it an accident."""
 
@@ -40,3 +38,17 @@ def ks_distance(one: Floats, other: Floats) -> float:
     every = np.concatenate([one, other])
     shares = [np.searchsorted(values, every, side="right") / len(values) for values in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
+
+
+def relative(measured: float | None, predicted: float | None) -> float | None:
+    """Predicted over measured, less 1; None where one is not known or nothing was measured."""
+    return predicted / measured - 1.0 if measured and measured > 0 and predicted is not None else None
+
+
+def thousand_times(measured: Floats, predicted: Floats) -> int:
+    """1 or -1 where what was measured is about a thousand times more or less than predicted: another unit. Else 0.
+
+    Decided on the median of the pairs, all positive, within a factor of five of the thousand.
+    """
+    power = float(np.median(np.log10(measured / predicted)))
+    return next((sign for sign in (1, -1) if abs(power - 3 * sign) < FACTOR_OF_FIVE), 0)

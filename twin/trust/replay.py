@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, log10
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from twin.spec.engine import EngineSettings
 from twin.spec.scenario import Deployment, Scenario, Traffic
 from twin.traffic.trace import Trace
 from twin.trust.closed_loop import modelled_version
-from twin.trust.errors import FACTOR_OF_FIVE, ks_distance
+from twin.trust.errors import ks_distance, relative, thousand_times
 from twin.trust.request_log import RequestLog
 from twin.trust.run_facts import PARALLEL, Facts, profile_name
 
@@ -204,16 +204,11 @@ def compare_run(predicted: Replay, measured: pd.DataFrame) -> list[dict[str, obj
 
 def _check_unit(run: str, measured: Any, predicted: Any) -> None:
     """Raises :class:`InputError` for times that are about a thousand times too long or short all over."""
-    was, said = float(np.median(_known(measured))), float(np.median(_known(predicted)))
-    for expected, unit in {3.0: "milliseconds", -3.0: "kiloseconds"}.items():
-        if was > 0 and said > 0 and abs(log10(was / said) - expected) < FACTOR_OF_FIVE:
-            what = f"a request took {was:g} s in the median, {said:.3g} s are predicted: are these times {unit}?"
-            raise InputError(what, where=f"run {run}")
-
-
-def relative(measured: float, predicted: float) -> float | None:
-    """Predicted over measured, less 1; None where nothing was measured."""
-    return predicted / measured - 1.0 if measured > 0 else None
+    was, said = np.median(_known(measured)), np.median(_known(predicted))
+    if was > 0 and said > 0 and (sign := thousand_times(np.array([was]), np.array([said]))):
+        unit = {1: "milliseconds", -1: "kiloseconds"}[sign]
+        what = f"a request took {was:g} s in the median, {said:.3g} s are predicted: are these times {unit}?"
+        raise InputError(what, where=f"run {run}")
 
 
 def _known(values: Any) -> Floats:

@@ -6,14 +6,15 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, log10
+from math import isfinite
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from twin.base import InputError
 from twin.trust.closed_loop import PROMPTS_PER_CLIENT, BenchmarkRun, draw_lengths, modelled_version
-from twin.trust.errors import FACTOR_OF_FIVE
+from twin.trust.errors import thousand_times
 
 REQUIRED = ("system", "model", "precision", "isl", "osl", "concurrency", "tp_size")
 OPTIONAL_NUMBERS = {
@@ -169,7 +170,7 @@ def _positive(row: Row, column: str) -> float | None:
     return value
 
 
-OTHER_UNITS = {-3.0: "seconds", 3.0: "microseconds"}
+OTHER_UNITS = {-1: "smaller; seconds", 1: "larger; microseconds"}
 
 
 def _check_unit(
@@ -183,12 +184,11 @@ def _check_unit(
     calm = [item for item in both if not item[3]] or both
     if not calm:
         return
-    power = median(log10(value / guess) for _, value, guess, _ in calm)
-    for expected, unit in OTHER_UNITS.items():
-        if abs(power - expected) < FACTOR_OF_FIVE:
-            row, value, said, _ = calm[0]
-            raise InputError(
-                f"{metric.column} {value:g} cannot be milliseconds: {said:.3g} ms is predicted, and the column as a whole is"
-                f" about a thousand times {'smaller' if expected < 0 else 'larger'}; {unit}?",
-                where=row.where or None,
-            )
+    values, guesses = (np.array([item[place] for item in calm]) for place in (1, 2))
+    if sign := thousand_times(values, guesses):
+        row, value, said, _ = calm[0]
+        raise InputError(
+            f"{metric.column} {value:g} cannot be milliseconds: {said:.3g} ms is predicted, and the column as a whole is"
+            f" about a thousand times {OTHER_UNITS[sign]}?",
+            where=row.where or None,
+        )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from twin.base import InputError, TwinError
-from twin.cluster.deploy import fleet_of, trace_of
+from twin.cluster.deploy import fleet_of, prompts_of, trace_of
 from twin.results.run import write_run
 from twin.spec.scenario import Scenario
 from twin.trust.live import traffic, verdict
@@ -130,7 +130,7 @@ def _setting(scenario: Scenario, target: Target, facts: ServerFacts, asked: Aske
     capacity = traffic.capacity(trace, fleet)
     clients = scenario.client
     if clients is not None:
-        found = [_closed(trace, clients.num_prompts, factor)]
+        found = [traffic.Slice(prompts_of(clients, trace), float("inf"), factor, 1.0)]
     elif asked.loads:
         found = [traffic.at_load(trace, load, capacity, asked.duration_s, factor) for load in asked.loads]
     else:
@@ -143,13 +143,6 @@ def _setting(scenario: Scenario, target: Target, facts: ServerFacts, asked: Aske
     loads = [(name, part.trace, concurrency) for name, part in slices.items()]
     warm_up = trace.take(np.arange(min(WARM_UP, len(trace))))
     return Setting(target, facts, capacity, slices, phases(loads, replace(warm_up, arrival_s=warm_up.arrival_s * 0.0)))
-
-
-def _closed(trace: Any, num_prompts: int, factor: float) -> traffic.Slice:
-    if len(trace) < num_prompts:
-        raise InputError(f"client.num_prompts is {num_prompts}, but the traffic has {len(trace)} requests")
-    part = replace(trace.take(np.arange(num_prompts)), prefix_hashes=None)
-    return traffic.Slice(part, float("inf"), factor, 1.0)
 
 
 def judge(scenario: Scenario, setting: Setting, benches: Sequence[Bench]) -> dict[str, Any]:

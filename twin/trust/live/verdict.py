@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from twin.cluster.simulation import Fleet, Simulated, simulate, simulate_closed_loop
+from twin.cluster.simulation import Fleet, replay, simulate
 from twin.results.metrics import quantiles_ms, summarize
 from twin.spec.scenario import VerifyBounds
 from twin.traffic.trace import Trace
+from twin.trust.errors import relative
 from twin.trust.live.drive import Bench, sentinel
 
 METRICS = (
@@ -78,13 +79,6 @@ def sent(bench: Bench, trace: Trace) -> Trace:
     )
 
 
-def replay(requests: Trace, fleet: Fleet, concurrency: int | None) -> Simulated:
-    """The same requests through the simulation: when they were sent, or by as many clients."""
-    if concurrency is None:
-        return simulate(requests, fleet)
-    return simulate_closed_loop(requests.input_tokens.tolist(), requests.output_tokens.tolist(), concurrency, fleet)
-
-
 def sentinel_prediction_s(fleet: Fleet) -> float:
     """Seconds from a sentinel's first request to its last token, as the profile has it."""
     return float(simulate(sentinel(), fleet).table["finished_s"].max())
@@ -100,7 +94,7 @@ def rows(
     found = []
     for name in METRICS:
         said, was = (_number(source.get(name)) for source in (predicted, seen))
-        error = _error(said, was)
+        error = relative(was, said)
         bound = getattr(bounds, BOUND[name]) if name in BOUND else None
         if name == "mean_ttft_ms" and load >= TTFT_BELOW:
             bound = None
@@ -119,11 +113,6 @@ def rows(
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
-
-
-def _error(predicted: float | None, seen: float | None) -> float | None:
-    """Relative; None where nothing was measured or what was is zero."""
-    return None if predicted is None or not seen else predicted / seen - 1.0
 
 
 def predictions(requests: Trace, fleet: Fleet, concurrency: int | None) -> dict[str, object]:
