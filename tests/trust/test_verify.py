@@ -249,7 +249,7 @@ def test_the_deployment_itself_where_its_hardware_is(small: Scenario, tmp_path: 
     assert "--no-enable-prefix-caching" in flags
     assert "--enforce-eager" in flags
     assert target.env()["OMP_NUM_THREADS"] == "1"
-    assert model_from_config(json.loads((tmp_path / "config.json").read_text()), name="m").head_dim == 64
+    assert model_from_config(json.loads((tmp_path / "config.json").read_text()), name="m").rotary_dim == 64
 
 
 def test_a_stand_in_of_the_same_family_elsewhere(tmp_path: Path) -> None:
