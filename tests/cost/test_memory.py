@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,38 +15,37 @@ from twin.base import InfeasibleError, InputError
 from twin.cost import memory
 from twin.cost.memory import GIB, memory_budget
 from twin.spec.hardware import HardwareProfile, load_profile
-from twin.spec.model import ModelSpec, load_model
+from twin.spec.layers import Experts
+from twin.spec.model import ModelSpec, load_model, model_from_config
 
 MIB = 2**20
 LOGGED_UTILIZATION = 0.95
 
 # Models of the logs that are not shipped: sizes from their published config.json
 OTHERS = {
-    "codellama/CodeLlama-7b-hf": ModelSpec(
-        name="codellama/CodeLlama-7b-hf",
-        architecture="LlamaForCausalLM",
-        num_hidden_layers=32,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        head_dim=128,
-        vocab_size=32016,
-        max_position_embeddings=16384,
-    ),
-    "ibm-granite/granite-3.1-8b-instruct": ModelSpec(
-        name="ibm-granite/granite-3.1-8b-instruct",
-        architecture="GraniteForCausalLM",
-        num_hidden_layers=40,
-        hidden_size=4096,
-        intermediate_size=12800,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=49155,
-        max_position_embeddings=131072,
-        tie_word_embeddings=True,
-    ),
+    name: model_from_config(config, name=name)
+    for name, config in {
+        "codellama/CodeLlama-7b-hf": {
+            "architectures": ["LlamaForCausalLM"],
+            "num_hidden_layers": 32,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_attention_heads": 32,
+            "vocab_size": 32016,
+            "max_position_embeddings": 16384,
+        },
+        "ibm-granite/granite-3.1-8b-instruct": {
+            "architectures": ["GraniteForCausalLM"],
+            "num_hidden_layers": 40,
+            "hidden_size": 4096,
+            "intermediate_size": 12800,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 49155,
+            "max_position_embeddings": 131072,
+            "tie_word_embeddings": True,
+        },
+    }.items()
 }
 
 
@@ -194,3 +194,74 @@ def test_fused_all_reduce_workspace_only_where_it_exists(h100: HardwareProfile) 
     assert memory.non_torch_bytes(a100, 1) == memory.non_torch_bytes(h100, 1)
     assert memory.non_torch_bytes(a100, 2) < memory.non_torch_bytes(h100, 2)
     assert memory.non_torch_bytes(h100, 8) == memory.non_torch_bytes(h100, 4)
+
+
+def _on_b200(name: str, **settings: Any) -> memory.MemoryBudget:
+    return memory_budget(load_model(name), load_profile("b200_sxm"), **settings)
+
+
+def test_experts_spread_whole_leave_what_is_replicated() -> None:
+    """DeepSeek-V3 on 8 GPUs: attention and MLP are cut by 8 either way, and so are the experts: whole or in parts."""
+    cut = _on_b200("DeepSeek-V3", tensor_parallel_size=8)
+    spread = _on_b200("DeepSeek-V3", tensor_parallel_size=8, enable_expert_parallel=True)
+    assert spread.weight_bytes == pytest.approx(cut.weight_bytes, rel=1e-3)
+    ranks = _on_b200("DeepSeek-V3", data_parallel_size=8, enable_expert_parallel=True)
+    experts = load_model("DeepSeek-V3").weights()["experts"]
+    rest = load_model("DeepSeek-V3").weight_bytes() - experts * (1 + 4 / 128**2)
+    assert ranks.weight_bytes == pytest.approx(rest + experts * (1 + 4 / 128**2) / 8, rel=1e-3)
+
+
+def test_experts_need_rows_for_every_expert_that_a_token_goes_to() -> None:
+    """Both workspaces of MiniMax-M2.5 at TP 4: 8 rows of 3,072 columns for each token, in 16 bits."""
+    experts = load_model("MiniMax-M2.5").layers[0].mlp
+    assert isinstance(experts, Experts)
+    assert memory.experts_workspace_bytes(experts, 3072, 8192, 4) == 2 * 8192 * 8 * 3072 * 2
+    whole = memory.experts_workspace_bytes(experts, 3072, 4 * 8192, 1)
+    assert whole == 4 * 8192 * 8 * 2 * (3072 + 3072)
+    few, many = (
+        _on_b200("MiniMax-M2.5", tensor_parallel_size=4, max_num_seqs=8, max_num_batched_tokens=t)
+        for t in (2048, 32768)
+    )
+    assert many.activation_bytes - few.activation_bytes > 0.9 * memory.experts_workspace_bytes(experts, 3072, 30720, 4)
+
+
+def test_stages_share_layers_and_the_fullest_decides() -> None:
+    """Qwen3-32B on two stages of 32 layers: each with one of the two tables, and half of the cache's bytes per block."""
+    model = load_model("Qwen3-32B")
+    whole, half = _on_b200("Qwen3-32B"), _on_b200("Qwen3-32B", pipeline_parallel_size=2)
+    assert half.bytes_per_block == whole.bytes_per_block // 2
+    assert half.weight_bytes == pytest.approx(whole.weight_bytes / 2, rel=1e-3)
+    assert half.num_gpu_blocks > 2 * whole.num_gpu_blocks
+    assert half.cuda_graph_bytes == pytest.approx(whole.cuda_graph_bytes / 2, abs=1)
+    assert half.activation_bytes == whole.activation_bytes  # the last stage samples, and has the fewest blocks for it
+    first = model.stage(0, 2).weights(embedding=True, head=False)
+    assert first["embedding"] == model.hidden_size * model.padded_vocab_size
+
+
+def test_levers_change_their_own_bytes_alone() -> None:
+    base = _on_b200("Llama-3.1-70B")
+    eager, offloaded = (
+        _on_b200("Llama-3.1-70B", enforce_eager=True),
+        _on_b200("Llama-3.1-70B", cpu_offload_bytes=20 * GIB),
+    )
+    assert (eager.cuda_graph_bytes, eager.kv_bytes - base.kv_bytes) == (0, base.cuda_graph_bytes)
+    largest = load_model("Llama-3.1-70B").layers[0].weights(8192, 1).most_common(1)[0][1] * 2
+    assert 20 * GIB <= offloaded.offloaded_bytes < 20 * GIB + largest
+    assert offloaded.kv_bytes - base.kv_bytes == offloaded.offloaded_bytes == base.weight_bytes - offloaded.weight_bytes
+
+
+def test_windows_and_states_count_per_group() -> None:
+    """Blocks of one request as vLLM's start-up check counts them, by hand."""
+    gpt = _on_b200("gpt-oss-120b", max_num_batched_tokens=2048)
+    length = 65536
+    window = (
+        -(-(127 + 2 * 2048) // 16) + 1
+    )  # what the steps in flight may still hold, and one for not starting at a block
+    assert gpt.blocks_per_request(length) == length // 16 + window
+    assert gpt.max_concurrency(length) == gpt.num_gpu_blocks / (length // 16 + window)
+    qwen = _on_b200("Qwen3-Next-80B-A3B")
+    assert qwen.blocks_per_request(length) == -(-length // qwen.block_size) + 3 * 2
+    nano = _on_b200("NVIDIA-Nemotron-Nano-9B-v2")
+    assert nano.blocks_per_request(length) == -(-length // nano.block_size) + 7 * 3
+    assert gpt.shortage(length) is None
+    assert gpt.kv_tokens == pytest.approx(gpt.num_gpu_blocks * 16, rel=0.001)

@@ -12,10 +12,15 @@ from __future__ import annotations
 import math
 
 from twin.base import Estimate, Frozen, InfeasibleError, InputError
+from twin.cost.levers import offloaded_weight_bytes
 from twin.spec.hardware import HardwareProfile
-from twin.spec.model import BF16_BYTES, ModelSpec
+from twin.spec.kv_groups import KvGroup, kv_pool
+from twin.spec.layers import Experts, Mamba
+from twin.spec.model import ModelSpec
+from twin.spec.precision import weight_format
 
 GIB = 2**30
+BF16_BYTES = 2
 FP32_BYTES = 4
 
 _LOGS = "vLLM 0.19.0 start-up logs on H100, github.com/llm-d-incubation/llm-d-planner accuracy/results/v0.19.0"
@@ -50,6 +55,13 @@ UNFUSED_NON_TORCH_BYTES = Estimate(
 )
 """Several GPUs without the fused all-reduce, which needs Hopper or later and NVLink."""
 
+BATCHES_IN_FLIGHT = 2
+"""Steps that async scheduling has under way, vLLM's default on GPUs: blocks out of a window are freed only after them."""
+
+STATE_BLOCKS = 2
+"""Of a request in every group of states, with prefix caching: that at the last boundary, and the running one. Mamba 2 saves
+another in the middle of a prefill (``num_prefill_checkpoint_blocks``)."""
+
 _CAPTURE_LIMIT = 512  # vLLM captures graphs up to min(512, 2 · max_num_seqs) tokens
 
 
@@ -66,11 +78,42 @@ class MemoryBudget(Frozen):
     bytes_per_block: int
     block_size: int
     num_gpu_blocks: int
+    kv_groups: tuple[KvGroup, ...] = (KvGroup(),)
+    in_flight_tokens: int = 0
+    offloaded_bytes: int = 0
+    state_blocks: int = 0
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that fit in the KV cache (vLLM's "GPU KV cache size")."""
-        return self.num_gpu_blocks * self.block_size
+        """Tokens that fit in the KV cache, of one sequence where its layers keep different things of it."""
+        if self.kv_groups == (KvGroup(),):
+            return self.num_gpu_blocks * self.block_size
+        fixed, growing = self._blocks(0), sum(group.count for group in self.kv_groups if group.kind == "full")
+        return max(0, self.num_gpu_blocks - fixed) // growing * self.block_size if growing else 0
+
+    def blocks_per_request(self, length: int) -> int:
+        """Blocks that a sequence of so many tokens may need at once (vLLM's ``max_memory_usage_bytes`` of each group)."""
+        return self._blocks(length)
+
+    def max_concurrency(self, length: int) -> float:
+        """Sequences of so many tokens that fit at once, as vLLM logs it."""
+        return self.num_gpu_blocks / self._blocks(length)
+
+    def _blocks(self, length: int) -> int:
+        windowed = min(length, self.in_flight_tokens)
+        per_group = {
+            "full": math.ceil(length / self.block_size),
+            "mamba": self.state_blocks,
+        }
+        return sum(
+            group.count
+            * (
+                per_group[group.kind]
+                if group.window is None
+                else math.ceil(min(group.window - 1 + windowed, length) / self.block_size) + 1
+            )
+            for group in self.kv_groups
+        )
 
     def shortage(self, max_model_len: int | None = None) -> str | None:
         """Why vLLM would refuse to start, in one clause that groups alike cases; ``None`` if it starts.
@@ -81,7 +124,7 @@ class MemoryBudget(Frozen):
             return "the weights do not fit in GPU memory"
         if self.num_gpu_blocks < 1:
             return "the weights leave no room for a KV cache"
-        if max_model_len is not None and math.ceil(max_model_len / self.block_size) > self.num_gpu_blocks:
+        if max_model_len is not None and self.blocks_per_request(max_model_len) > self.num_gpu_blocks:
             return "the KV cache is smaller than one sequence of max_model_len"
         return None
 
@@ -103,56 +146,119 @@ def memory_budget(
     profile: HardwareProfile,
     *,
     tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
+    data_parallel_size: int = 1,
+    enable_expert_parallel: bool = False,
     quantization: str | None = None,
     kv_cache_dtype: str = "auto",
     block_size: int = 16,
     gpu_memory_utilization: float = 0.92,
     max_num_batched_tokens: int = 8192,
     max_num_seqs: int = 1024,
+    enforce_eager: bool = False,
+    cpu_offload_bytes: int = 0,
 ) -> MemoryBudget:
-    """The memory of one GPU of a replica. Never raises for want of memory: see :meth:`MemoryBudget.require`.
+    """The memory of one GPU of a replica: of the pipeline stage with the fewest KV blocks, which is how many all take.
 
-    Raises :class:`InputError` when the model cannot be sharded so, or for a utilization outside (0, 1].
+    Never raises for want of memory: see :meth:`MemoryBudget.require`. Raises :class:`InputError` when the model cannot be
+    sharded so, or for a utilization outside (0, 1].
     """
-    model.check_tensor_parallel(tensor_parallel_size)
+    tp, stages = tensor_parallel_size, pipeline_parallel_size
+    ep = tp * data_parallel_size if enable_expert_parallel else 1
+    model.check_tensor_parallel(tp, enable_expert_parallel=enable_expert_parallel)
     if not 0 < gpu_memory_utilization <= 1:
         raise InputError(f"gpu_memory_utilization is above 0 and at most 1, not {gpu_memory_utilization}")
-    tp = tensor_parallel_size
     total = int(profile.facts.memory_bytes.value)
     requested = int(total * gpu_memory_utilization)
-    weights = model.weight_bytes(quantization, tp) + _rope_bytes(model)
-    activation = activation_bytes(model, tp, max_num_batched_tokens, max_num_seqs)
     on_gpu = profile.device == "gpu"  # a CPU has neither a context of its own nor graphs
-    non_torch = non_torch_bytes(profile, tp) if on_gpu else 0
-    graphs = cuda_graph_bytes(model, max_num_seqs) if on_gpu else 0
-    kv = requested - weights - activation - non_torch - graphs
-    per_block = block_size * model.kv_bytes_per_token(kv_cache_dtype, tp)
-    return MemoryBudget(
-        total_bytes=total,
-        requested_bytes=requested,
-        weight_bytes=weights,
-        activation_bytes=activation,
-        non_torch_bytes=non_torch,
-        cuda_graph_bytes=graphs,
-        kv_bytes=kv,
-        bytes_per_block=per_block,
+    pool = kv_pool(
+        model,
+        tensor_parallel_size=tp,
+        pipeline_parallel_size=stages,
+        kv_cache_dtype=kv_cache_dtype,
+        quantization=quantization,
         block_size=block_size,
-        num_gpu_blocks=max(0, kv // per_block),
     )
+    budgets = []
+    for stage in range(stages):
+        part, last = model if stages == 1 else model.stage(stage, stages), stage == stages - 1
+        weights = part.weight_bytes(quantization, tp, ep, embedding=stage == 0, head=last) + _rope_bytes(model)
+        offloaded = _offloaded_bytes(part, quantization, tp, ep, cpu_offload_bytes)
+        activation = activation_bytes(
+            part, tp, max_num_batched_tokens, max_num_seqs, ep=ep, data_parallel_size=data_parallel_size, samples=last
+        )
+        non_torch = non_torch_bytes(profile, tp) if on_gpu else 0
+        graphs = cuda_graph_bytes(part, max_num_seqs) if on_gpu and not enforce_eager else 0
+        kv = requested - (weights - offloaded) - activation - non_torch - graphs
+        budgets.append(
+            MemoryBudget(
+                total_bytes=total,
+                requested_bytes=requested,
+                weight_bytes=weights - offloaded,
+                activation_bytes=activation,
+                non_torch_bytes=non_torch,
+                cuda_graph_bytes=graphs,
+                kv_bytes=kv,
+                bytes_per_block=pool.bytes_per_block[stage],
+                block_size=pool.block_size,
+                num_gpu_blocks=pool.num_blocks(kv, stage),
+                kv_groups=pool.groups,
+                in_flight_tokens=BATCHES_IN_FLIGHT * max_num_batched_tokens,
+                offloaded_bytes=offloaded,
+                state_blocks=STATE_BLOCKS + any(isinstance(layer.mixer, Mamba) for layer in model.layers),
+            )
+        )
+    return min(budgets, key=lambda budget: (budget.num_gpu_blocks, budget.kv_bytes))
 
 
-def activation_bytes(model: ModelSpec, tp: int, max_num_batched_tokens: int, max_num_seqs: int) -> int:
+def activation_bytes(
+    model: ModelSpec,
+    tp: int,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    *,
+    ep: int = 1,
+    data_parallel_size: int = 1,
+    samples: bool = True,
+) -> int:
     """PyTorch's peak in vLLM's profile run: the widest point of a layer, or the sampler's trial run.
 
     A layer holds the residual, its normed copy and the attention output (hidden each), and the MLP's gate, up
-    and product (intermediate / TP each). The trial run samples for ``max_num_seqs`` requests over the whole
-    vocabulary, gathered from all GPUs, while the last hidden states of every token are still held.
+    and product (intermediate / TP each), or of experts what :func:`experts_workspace_bytes` says. The trial run samples for
+    ``max_num_seqs`` requests over the whole vocabulary, gathered from all GPUs, while the last hidden states of every token
+    are still held; ``samples``: it runs on the last stage of a pipeline.
     """
     tokens = max_num_batched_tokens
-    layer = tokens * BF16_BYTES * (3 * model.intermediate_size / tp + 3 * model.hidden_size)
+    layer = tokens * BF16_BYTES * (3 * model.mlp_width / tp + 3 * model.hidden_size)
+    experts = [
+        3 * tokens * BF16_BYTES * model.hidden_size
+        + experts_workspace_bytes(layer.mlp, model.hidden_size, tokens * data_parallel_size, 1 if ep > 1 else tp)
+        for layer in model.layers
+        if isinstance(layer.mlp, Experts)
+    ]
     sampled = min(max_num_seqs, tokens)
     sampler = LOGITS_COPIES.value * sampled * model.vocab_size * FP32_BYTES + tokens * BF16_BYTES * model.hidden_size
-    return int(max(layer, sampler) + WORKSPACE_BYTES.value)
+    return int(max(layer, *experts, sampler if samples else 0.0) + WORKSPACE_BYTES.value)
+
+
+def experts_workspace_bytes(experts: Experts, hidden_size: int, tokens: int, shards: int) -> int:
+    """Both workspaces of the fused experts: a row for every token and expert it goes to, in each (``workspace_shapes`` of
+    TritonExperts, vLLM 0.32). With data-parallel ranks, ``tokens`` are those of all of them, which are gathered first.
+    """
+    inner = experts.intermediate_size / shards
+    rows = tokens * experts.experts_per_token
+    columns = max(inner, hidden_size) + max((experts.matrices - 1) * inner, hidden_size)
+    return int(rows * BF16_BYTES * columns)
+
+
+def _offloaded_bytes(model: ModelSpec, quantization: str | None, tp: int, ep: int, limit: int) -> int:
+    """Weights left in the host's memory, counted role by role of every layer."""
+    if not limit:
+        return 0
+    stored = weight_format(quantization or model.quantization)
+    each = (layer.weights(model.hidden_size, tp, ep) for layer in model.in_order)
+    sizes = (count * stored.bytes_each(role) for weights in each for role, count in weights.items())
+    return offloaded_weight_bytes(sizes, limit)
 
 
 def non_torch_bytes(profile: HardwareProfile, tp: int) -> int:
@@ -183,4 +289,4 @@ def _num_captures(largest: int) -> int:
 
 def _rope_bytes(model: ModelSpec) -> int:
     """One table of cosines and sines, shared by all layers, loaded with the weights."""
-    return model.max_position_embeddings * model.head_dim * BF16_BYTES
+    return model.max_position_embeddings * model.rotary_dim * BF16_BYTES
