@@ -14,6 +14,7 @@ from calibrate import families, importers
 from calibrate.averages import LEAST_DONORS, Donor, Ring, assumed, assumed_all_reduce
 from calibrate.facts import DEVICE, facts_of
 from calibrate.fit import Observations, Peaks
+from calibrate.formats import assumed_formats
 from calibrate.grid import Axes, within
 from calibrate.small import COPY_AXES, SERVING_MESSAGE_BYTES, copy_observations, fit_copy
 from twin.base import InputError, Provenance
@@ -151,8 +152,9 @@ def assumed_profile(
     facts = facts_of(gpu, sheet, source, date)
     donors = {name: load_profile(name) for name in measured(systems) if name in profile_names()}
     note(f"{gpu}: averages over {', '.join(donors)}")
+    gemm = dict(_gemm(systems, gpu, facts, donors, date))
     kernels = Kernels(
-        gemm=dict(_gemm(systems, gpu, facts, donors, date)),
+        gemm=assumed_formats(gpu, facts, gemm, int(sheet["gpu"].get("sm_version", 0)), date),
         decode_attention=tuple(_attention(systems, gpu, facts, donors, date, "decode")),
         prefill_attention=tuple(_attention(systems, gpu, facts, donors, date, "prefill")),
         all_reduce=tuple(_all_reduce(systems, gpu, sheet, donors, date)),

@@ -39,11 +39,13 @@ def facts_of(gpu: str, datasheet: dict[str, dict[str, Any]], source: str, date: 
     def device(value: float) -> Estimate:
         return Estimate(value=float(value), origin="measured", source=DEVICE_SOURCE, date=seen)
 
-    fp8 = board.get("fp8_tc_flops")
+    fp8, fp4 = board.get("fp8_tc_flops"), board.get("fp4_tc_flops")
     return Facts(
         memory_bytes=device(mib * 2**20),
         mem_bw_bytes_per_s=sheet(board["mem_bw"]),
-        flops=Flops(bf16=sheet(board["bfloat16_tc_flops"]), fp8=sheet(fp8) if fp8 else None),
+        flops=Flops(
+            bf16=sheet(board["bfloat16_tc_flops"]), fp8=sheet(fp8) if fp8 else None, nvfp4=sheet(fp4) if fp4 else None
+        ),
         num_sms=device(sms),
         board_power_w=sheet(board["power"]),
         intra_node_link_bytes_per_s=sheet(node["intra_node_bw"]),

@@ -42,7 +42,7 @@ class Peaks:
     @classmethod
     def of(cls, facts: Facts, dtype: Precision = "bf16", headroom: float = 1.3) -> Peaks:
         """Of a device at a precision; where it has none of its own, at bf16's rate."""
-        rate = getattr(facts.flops, dtype) or facts.flops.bf16
+        rate = getattr(facts.flops, dtype, None) or facts.flops.bf16
         return cls(rate.value, facts.mem_bw_bytes_per_s.value, headroom)
 
     def bounds(self) -> tuple[Floats, Floats]:

@@ -127,6 +127,16 @@ def read_gemm(systems: Path, gpu: str) -> pd.DataFrame:
     return _nonempty(_median(table.dropna(subset="dtype")), "bf16 or fp8 matrix multiplications")
 
 
+def read_products(systems: Path, gpu: str, backend: str, name: str, dtype: str) -> pd.DataFrame | None:
+    """:func:`read_gemm` of one precision, ``name`` in the newest table of ``backend``; ``None`` where it was not measured."""
+    if not any((systems / "data" / gpu / "gemm" / backend).glob("*/gemm_perf.parquet")):
+        return None
+    path = _newest(systems, gpu, "gemm", backend, "gemm_perf.parquet")
+    table = _read(systems, path, {"gemm_dtype": "dtype", "m": "m", "n": "n", "k": "k"})
+    table = _median(table[table["dtype"] == name].assign(dtype=dtype))
+    return None if table.empty else table
+
+
 def _read_attention(systems: Path, gpu: str, file: str) -> pd.DataFrame:
     path = _newest(systems, gpu, "attention", "vllm", file)
     columns = {

@@ -12,8 +12,12 @@ import pandas as pd
 
 from calibrate import checks, datasheet, families, importers
 from calibrate.averages import LEAST_DONORS
+from calibrate.exchanges import fit_exchanges
 from calibrate.facts import DEVICE, facts_of
+from calibrate.families_attention import fit_mixers
+from calibrate.families_moe import fit_experts
 from calibrate.fit import Observations, Peaks, bound_note, fit_kernel
+from calibrate.formats import fit_formats
 from calibrate.grid import Candidate
 from calibrate.judge import Judged
 from calibrate.small import FUSED_TO_BYTES, copy_observations, fit_all_reduce, fit_copy
@@ -76,11 +80,18 @@ class Job:
     def peaks(self, dtype: Precision = "bf16") -> Peaks:
         return Peaks.of(self.facts, dtype, self.headroom)
 
-    def kernel(self, obs: Observations, candidates: Sequence[Candidate], dtype: Precision = "bf16") -> Kernel:
+    def kernel(
+        self,
+        obs: Observations,
+        candidates: Sequence[Candidate],
+        dtype: Precision = "bf16",
+        peaks: Peaks | None = None,
+    ) -> Kernel:
+        peaks = peaks or self.peaks(dtype)
         if obs.serving.sum() < self.few:
             obs = replace(obs, serving=np.ones(len(obs.seconds), dtype=bool))
-        kernel = fit_kernel(obs, self.peaks(dtype), candidates, self.gpu, self.judged)
-        if said := bound_note(obs.name, kernel, self.peaks(dtype)):
+        kernel = fit_kernel(obs, peaks, candidates, self.gpu, self.judged)
+        if said := bound_note(obs.name, kernel, peaks):
             self.stopped.append(said)
         return kernel
 
@@ -176,6 +187,10 @@ def build_profile(
     else:
         elementwise = datasheet.assumed_copy(systems, gpu, facts, date)
     kernels = _kernels(job, tables, elementwise, _all_reduce(systems, job, sheet))
+    gemm = fit_formats(job, systems, kernels.gemm, tables["gemm"], int(sheet["gpu"].get("sm_version", 0)))
+    update = {"gemm": gemm, **fit_mixers(job, systems)}
+    update |= {"experts": fit_experts(job, systems), "exchanges": fit_exchanges(job, systems)}
+    kernels = kernels.model_copy(update=update)
     notes = (*DATABASE_NOTES, *job.notes())
     return HardwareProfile(name=gpu, label=DEVICE[gpu][0], facts=facts, kernels=kernels, fit_notes=notes)
 
@@ -269,4 +284,5 @@ def keep_host(profile: HardwareProfile, path: Path) -> HardwareProfile:
     """
     if not path.is_file():
         return profile
-    return profile.model_copy(update={"host": load_profile(path).host})
+    kept = load_profile(path)
+    return profile.model_copy(update={"host": kept.host, "older_host": kept.older_host})

@@ -11,7 +11,7 @@ from twin.base import Provenance
 from twin.cost import operators as ops
 from twin.cost.collectives import all_reduce_s
 from twin.cost.draws import draw, family_spread, shape_spread
-from twin.cost.parts import interval90, parts, relative_stderr
+from twin.cost.parts import dense, interval90, parts, relative_stderr
 from twin.cost.step import HostCosts, Layout, StepModel
 from twin.spec.hardware import Errors, HardwareProfile, HeldOut, HostFit, load_profile
 from twin.spec.model import load_model
@@ -80,7 +80,7 @@ def test_mean_and_spread_of_a_measured_family() -> None:
 def test_the_factor_is_the_error_that_a_model_sees() -> None:
     """gemm: four projections halve the shape error; attention has one head layout; both of the fits' own figures."""
     spread = family_spread(H200)
-    gemms = [kernel.held_out.serving for kernel in H200.kernels.gemm.values()]
+    gemms = [H200.kernels.gemm[dtype].held_out.serving for dtype in dense(H200.kernels)]
     shapes = np.sqrt(np.mean([shape_spread(errors) ** 2 for errors in gemms]))
     assert 0.7 * shapes / 2 < spread["gemm"] <= 1.1 * shapes / 2
     decodes = [fit.kernel.held_out.serving for fit in H200.kernels.decode_attention]

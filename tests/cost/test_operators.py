@@ -10,6 +10,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from twin.base import InputError
 from twin.cost import operators as ops
+from twin.cost.parts import dense
 from twin.cost.tables import interpolate, p_norm
 from twin.spec.hardware import HardwareProfile, load_profile, profile_names
 
@@ -76,7 +77,7 @@ def test_a_zero_table_leaves_the_roofline() -> None:
 )
 def test_no_gemm_beats_the_datasheet_nor_falls_far_below(name: str, m: int, n: int, k: int) -> None:
     profile = load_profile(name)
-    for dtype in profile.kernels.gemm:
+    for dtype in dense(profile.kernels):
         peak = profile.facts.flops.bf16 if dtype == "bf16" else profile.facts.flops.fp8
         assert peak is not None
         flops, moved = ops.gemm_work(dtype, m, n, k)
@@ -90,7 +91,7 @@ def test_no_gemm_beats_the_datasheet_nor_falls_far_below(name: str, m: int, n: i
 @pytest.mark.parametrize("name", GPUS)
 def test_four_times_the_tokens_take_longer_once_compute_bound(name: str) -> None:
     profile = load_profile(name)
-    for dtype in profile.kernels.gemm:
+    for dtype in dense(profile.kernels):
         m = np.array([1024, 4096, 16384])
         for n, k in ((4096, 4096), (3584, 8192), (18944, 3584), (28672, 8192)):
             ratio = ops.gemm_s(profile, dtype, 4 * m, n, k) / ops.gemm_s(profile, dtype, m, n, k)
@@ -189,7 +190,7 @@ def test_a_whole_sweep_over_tokens_is_quick() -> None:
     m = np.arange(1, 16385)
     for name in ("h200_sxm", "a100_sxm"):
         profile = load_profile(name)
-        for dtype in profile.kernels.gemm:
+        for dtype in dense(profile.kernels):
             ops.gemm_s(profile, dtype, m, 4096, 4096)
             times = []
             for _ in range(5):

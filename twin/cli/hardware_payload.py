@@ -82,7 +82,9 @@ def _kernel(profile: HardwareProfile, part: Part) -> dict[str, object]:
 
 def _rates(profile: HardwareProfile, part: Part) -> dict[str, object]:
     """The coefficients, rates as a share of the peak of the kernel's own precision and of the memory."""
-    precision = next((word for word in part.name.split() if word in type(profile.facts.flops).model_fields), "bf16")
+    known = type(profile.facts.flops).model_fields
+    words = (word.partition("_")[0] for word in part.name.split())
+    precision = next((word for word in words if word in known), "bf16")
     peaks = {
         "flops_per_s": getattr(profile.facts.flops, precision),
         "bytes_per_s": profile.facts.mem_bw_bytes_per_s,

@@ -17,6 +17,8 @@ LABELS = {
     "flops_bf16": "dense bf16 peak",
     "flops_fp8": "dense fp8 peak",
     "flops_int8": "dense int8 peak",
+    "flops_nvfp4": "dense fp4 peak",
+    "flops_fp32": "fp32 peak",
     "num_sms": "processors",
     "board_power_w": "board power",
     "intra_node_link_bytes_per_s": "link in the node, each way",
@@ -45,7 +47,7 @@ def _shown(origin: str) -> str:
     return f"[bold yellow]{origin.upper()}[/]" if origin == "assumed" else origin
 
 
-def _plain_table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
     """Columns named ``<…`` are text, the others numbers."""
     from rich.table import Table
 
@@ -82,7 +84,7 @@ def profile_tables(payload: Mapping[str, Any]) -> RenderableType:
 
 
 def _facts(facts: Sequence[Mapping[str, Any]]) -> Table:
-    table = _plain_table("Facts", "<", "value", "<origin", "<source")
+    table = plain_table("Facts", "<", "value", "<origin", "<source")
     for item in facts:
         source = f"{item['source']} ({item['date']})"
         table.add_row(LABELS[item["fact"]], si(item["value"], item["unit"]), _shown(item["origin"]), source)
@@ -90,7 +92,7 @@ def _facts(facts: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _kernels(kernels: Sequence[Mapping[str, Any]]) -> Table:
-    table = _plain_table(
+    table = plain_table(
         "Kernels", "<", "FLOP/s", "of peak", "B/s", "of peak", "launch", "error", "90 %", "inside", "<origin"
     )
     for item in kernels:
@@ -127,7 +129,7 @@ def _interval(bounds: Sequence[float] | None) -> str:
 
 
 def _ranges(kernels: Sequence[Mapping[str, Any]]) -> Table:
-    table = _plain_table("Measured over", "<", "timings", "<sizes")
+    table = plain_table("Measured over", "<", "timings", "<sizes")
     for item in kernels:
         spans = (item["measured_over"] or {}).items()
         sizes = ", ".join(f"{name} {_size(low)}–{_size(high)}" for name, (low, high) in spans)
@@ -147,7 +149,7 @@ def _host(host: Mapping[str, Any] | None) -> list[RenderableType]:
     if host is None:
         return ["Host: nothing fitted; its time counts as 0.", ""]
     version = f", vLLM {host['vllm_version']}" if host["vllm_version"] else ""
-    table = _plain_table(f"Host{version}", "<", "value", "±", "<origin", "<source")
+    table = plain_table(f"Host{version}", "<", "value", "±", "<origin", "<source")
     for item in host["coefficients"]:
         stderr = "–" if item["stderr"] is None else si(item["stderr"], item["unit"])
         name = item["coefficient"].removesuffix("_s").replace("_", " ")
@@ -182,7 +184,7 @@ def comparison_tables(payload: Mapping[str, Any]) -> RenderableType:
 
 
 def _comparison(payload: Mapping[str, Any], base: str, others: Sequence[str]) -> Table:
-    table = _plain_table("", "<", base, *(column for name in others for column in (name, "")))
+    table = plain_table("", "<", base, *(column for name in others for column in (name, "")))
     for section, key in (("facts", "fact"), ("operations", "operation")):
         for item in payload[section]:
             values = item["values"]

@@ -1,4 +1,9 @@
-"""Seconds of the collectives of tensor parallelism, from measured points."""
+"""Seconds of collectives: all-reduce of tensor parallelism, exchanges of experts, messages between pipeline stages.
+
+Inside a node they are measured points; between nodes the network (:class:`twin.spec.layout.Fabric`) adds what each of a
+node's GPUs must bring in over its own port. vLLM's default for experts is an all-gather before and a reduce-scatter behind
+them (``VLLM_ALL2ALL_BACKEND=allgather_reducescatter``).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from twin.base import InputError
 from twin.cost.tables import Floats
-from twin.spec.hardware import Collective, HardwareProfile
+from twin.spec.hardware import Collective, Exchange, HardwareProfile, Operation
+from twin.spec.layout import Fabric
+
+NETWORK = Fabric()
+"""Between nodes unless said otherwise: its figures are assumed."""
 
 
 def _fit(profile: HardwareProfile, num_gpus: int, vllm_version: str | None = None) -> Collective:
@@ -72,3 +81,92 @@ def all_reduce_in_range(profile: HardwareProfile, num_gpus: int, message_bytes: 
         return np.zeros(sizes.shape, dtype=bool)
     segments = fit.segments
     return (sizes >= segments[0].message_bytes[0]) & (sizes <= segments[-1].message_bytes[-1])
+
+
+def _exchange(profile: HardwareProfile, operation: Operation, num_gpus: int) -> Exchange | None:
+    own = (fit for fit in profile.kernels.exchanges if fit.operation == operation)
+    return next((fit for fit in own if fit.num_gpus == num_gpus), None)
+
+
+def exchange_s(profile: HardwareProfile, operation: Operation, num_gpus: int, message_bytes: ArrayLike) -> Floats:
+    """Seconds of an exchange among ``num_gpus`` of one node; 0 for one. Messages as :class:`twin.spec.hardware.Exchange` says.
+
+    Where it was not measured, half of an all-reduce: its two halves are a scatter and a gather of the same message. Raises
+    :class:`InputError` where DeepEP or an all-reduce among so many GPUs was not measured.
+    """
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    if num_gpus == 1:
+        return np.zeros_like(sizes)
+    fit = _exchange(profile, operation, num_gpus)
+    if fit is not None:
+        return _segments_s(fit, sizes)
+    if operation.startswith(("ht_", "ll_")):
+        measured = [one.num_gpus for one in profile.kernels.exchanges if one.operation == operation]
+        raise InputError(f"{profile.name} has no measured DeepEP among {num_gpus} GPUs", allowed=measured)
+    return all_reduce_s(profile, num_gpus, sizes) / 2
+
+
+def exchange_in_range(
+    profile: HardwareProfile, operation: Operation, num_gpus: int, message_bytes: ArrayLike
+) -> NDArray[np.bool_]:
+    """Where the exchange was measured on this device."""
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    fit = _exchange(profile, operation, num_gpus)
+    if fit is None or fit.provenance.origin == "assumed":
+        return np.full(sizes.shape, num_gpus == 1)
+    return (sizes >= fit.segments[0].message_bytes[0]) & (sizes <= fit.segments[-1].message_bytes[-1])
+
+
+def _over_nodes(inside_s: Floats, brought_in: Floats, num_gpus: int, nodes: int, fabric: Fabric, passes: int) -> Floats:
+    """A node takes in ``brought_in`` bytes over all its GPUs' ports while its links are busy, in rings of ``nodes`` steps."""
+    if nodes == 1:
+        return inside_s
+    network_s = brought_in * passes / (num_gpus * fabric.bytes_per_s)
+    return np.maximum(inside_s, network_s) + passes * (nodes - 1) * fabric.latency_s
+
+
+def all_gather_s(
+    profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike, nodes: int = 1, fabric: Fabric = NETWORK
+) -> Floats:
+    """Seconds until ``num_gpus`` of each of ``nodes`` have all of an array of ``message_bytes`` that lay spread over them."""
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    inside_s = exchange_s(profile, "all_gather", num_gpus, sizes)
+    return _over_nodes(inside_s, sizes * (nodes - 1) / nodes, num_gpus, nodes, fabric, 1)
+
+
+def reduce_scatter_s(
+    profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike, nodes: int = 1, fabric: Fabric = NETWORK
+) -> Floats:
+    """Seconds until each GPU has its share of the sum of arrays of ``message_bytes``."""
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    inside_s = exchange_s(profile, "reduce_scatter", num_gpus, sizes)
+    return _over_nodes(inside_s, sizes * (nodes - 1) / nodes, num_gpus, nodes, fabric, 1)
+
+
+def all_to_all_s(
+    profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike, nodes: int = 1, fabric: Fabric = NETWORK
+) -> Floats:
+    """Seconds until each GPU's ``message_bytes`` have reached all others in equal parts."""
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    inside_s = exchange_s(profile, "all_to_all", num_gpus, sizes)
+    return _over_nodes(inside_s, sizes * num_gpus * (nodes - 1) / nodes, num_gpus, nodes, fabric, 1)
+
+
+def spread_reduce_s(
+    profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike, nodes: int, fabric: Fabric = NETWORK
+) -> Floats:
+    """Seconds of an all-reduce over several nodes: scattered and gathered inside, each shard reduced around the nodes."""
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    inside_s = all_reduce_s(profile, num_gpus, sizes)
+    return _over_nodes(inside_s, sizes * (nodes - 1) / nodes, num_gpus, nodes, fabric, 2)
+
+
+def send_s(profile: HardwareProfile, message_bytes: ArrayLike, fabric: Fabric | None = None) -> Floats:
+    """Seconds to send a message to another GPU of the node, or with ``fabric`` of another node.
+
+    In the node it is what two GPUs take to swap as much (an all-to-all of two sends half of its message).
+    """
+    sizes = np.asarray(message_bytes, dtype=np.float64)
+    if fabric is not None:
+        return np.asarray(fabric.latency_s + sizes / fabric.bytes_per_s, dtype=np.float64)
+    return exchange_s(profile, "all_to_all", 2, 2 * sizes)

@@ -10,22 +10,25 @@ Datasheet facts are not drawn, nor single table entries, whose errors average ou
 from __future__ import annotations
 
 from math import exp, log, sqrt
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from twin.base import Estimate
-from twin.cost.parts import Z90, Part, interval90, parts, relative_stderr
+from twin.cost.parts import LABELLED, Z90, Family, Part, dense, interval90, parts, relative_stderr
 from twin.spec.hardware import (
+    Attention,
     Collective,
     Copy,
     Errors,
+    ExpertKernel,
     HardwareProfile,
     HostFit,
     Kernel,
-    Kernels,
+    Latent,
+    Recurrent,
     Segment,
 )
 
@@ -37,33 +40,41 @@ LEAST = {"compute_stretch": 1.0, "kernel_overlap_s": -np.inf}
 """Physical bounds of host coefficients where they are not 0."""
 LEAST_STRETCH = 0.1
 
+FIRST: tuple[Family, ...] = ("gemm", "decode_attention", "prefill_attention", "all_reduce", "elementwise")
+"""Families drawn before the host, in this order; later ones follow it, so that they do not change a dense model's draws."""
+
 Fit = TypeVar("Fit", Kernel, Copy)
+Member = TypeVar("Member", Attention, Latent, Recurrent, ExpertKernel)
+Reduce = TypeVar("Reduce", bound=Collective)
 
 
 def draw(profile: HardwareProfile, rng: Generator) -> HardwareProfile:
     """One world: the profile with every uncertain figure drawn. The same state of ``rng`` gives the same world."""
-    shift = {family: exp(sigma * rng.standard_normal()) for family, sigma in family_spread(profile).items()}
-    kernels = profile.kernels
-    drawn = Kernels.model_construct(
-        gemm={dtype: _kernel(kernel, shift["gemm"], rng) for dtype, kernel in kernels.gemm.items()},
-        decode_attention=tuple(
-            fit.model_copy(update={"kernel": _kernel(fit.kernel, shift["decode_attention"], rng)})
-            for fit in kernels.decode_attention
-        ),
-        prefill_attention=tuple(
-            fit.model_copy(update={"kernel": _kernel(fit.kernel, shift["prefill_attention"], rng)})
-            for fit in kernels.prefill_attention
-        ),
-        all_reduce=tuple(_collective(fit, shift["all_reduce"]) for fit in kernels.all_reduce),
-        elementwise=_kernel(kernels.elementwise, shift["elementwise"], rng),
-    )
+    kernels, spread = profile.kernels, family_spread(profile)
+    shift = {family: exp(spread[family] * rng.standard_normal()) for family in FIRST}
+    known = {dtype: _kernel(kernels.gemm[dtype], shift["gemm"], rng) for dtype in dense(kernels)}
+    update: dict[str, object] = {
+        "decode_attention": _members(kernels.decode_attention, shift["decode_attention"], rng),
+        "prefill_attention": _members(kernels.prefill_attention, shift["prefill_attention"], rng),
+        "all_reduce": tuple(_collective(fit, shift["all_reduce"]) for fit in kernels.all_reduce),
+        "elementwise": _kernel(kernels.elementwise, shift["elementwise"], rng),
+    }
     host = None if profile.host is None else _host(profile.host, rng)
-    return profile.model_copy(update={"kernels": drawn, "host": host})
+    shift |= {family: exp(sigma * rng.standard_normal()) for family, sigma in spread.items() if family not in shift}
+    others = {k: _kernel(fit, shift["formats"], rng) for k, fit in kernels.gemm.items() if k not in known}
+    update |= {family: _members(getattr(kernels, family), shift[family], rng) for family in LABELLED}
+    update["exchanges"] = tuple(_collective(fit, shift["exchanges"]) for fit in kernels.exchanges)
+    update["gemm"] = {dtype: (known | others)[dtype] for dtype in kernels.gemm}
+    return profile.model_copy(update={"kernels": kernels.model_copy(update=update), "host": host})
 
 
-def family_spread(profile: HardwareProfile) -> dict[str, float]:
+def _members(fits: tuple[Member, ...], slower: float, rng: Generator) -> tuple[Member, ...]:
+    return tuple(fit.model_copy(update={"kernel": _kernel(fit.kernel, slower, rng)}) for fit in fits)
+
+
+def family_spread(profile: HardwareProfile) -> dict[Family, float]:
     """Standard deviation of each family's common log factor: root mean square over its kernels."""
-    variances: dict[str, list[float]] = {family: [] for family in Kernels.model_fields}
+    variances: dict[Family, list[float]] = {family: [] for family in get_args(Family)}
     for part in parts(profile):
         variances[part.family].append(_variance(part))
     return {family: sqrt(float(np.mean(found))) if found else 0.0 for family, found in variances.items()}
@@ -114,7 +125,7 @@ def _kernel(fit: Fit, slower: float, rng: Generator) -> Fit:
     return fit.model_copy(update=update)
 
 
-def _collective(fit: Collective, slower: float) -> Collective:
+def _collective(fit: Reduce, slower: float) -> Reduce:
     segments = tuple(
         Segment.model_construct(
             algorithm=part.algorithm, message_bytes=part.message_bytes, us=tuple(us * slower for us in part.us)

@@ -15,6 +15,29 @@ from twin.cost.tables import Floats, interpolate, p_norm
 from twin.spec.hardware import Attention, Copy, HardwareProfile, Kernel, Precision
 
 BYTES: dict[Precision, int] = {"bf16": 2, "fp8": 1, "int8": 1}
+"""Of one number in the KV cache."""
+
+WEIGHT_BYTES: dict[Precision, float] = {
+    "bf16": 2.0,
+    "fp32": 4.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0 + 4 / 128**2,
+    "int8": 1.0,
+    "w8a16": 1.0,
+    "w4a16": (4 + 20 / 128) / 8,
+    "mxfp4": (4 + 8 / 32) / 8,
+    "nvfp4": (4 + 8 / 16) / 8,
+    "bf16_2of4": (16 / 2 + 2 / 2) / 8,
+    "fp8_2of4": (8 / 2 + 2 / 2) / 8,
+}
+"""Of one weight with its share of scales: fp32 per 128 × 128; fp16 and a 4-bit zero point per 128; 8 bits per 32 or 16; of
+2:4 sparsity half the weights and 2 bits for the place of each."""
+
+ACTIVATION_BYTES: dict[Precision, float] = {
+    **dict.fromkeys(WEIGHT_BYTES, 2.0),
+    **{"fp32": 4.0, "fp8": 1.0, "fp8_block": 1.0, "int8": 1.0, "fp8_2of4": 1.0, "nvfp4": 0.5625},
+}
+"""Of one input of a product, as the product reads it."""
 TILE_M = 256
 """Rows of a pair of 128-row tiles, as the fp8 kernels for m > 128 launch them (clusters of two)."""
 
@@ -52,7 +75,8 @@ def gemm_kernel(profile: HardwareProfile, dtype: Precision) -> Kernel:
 def gemm_work(dtype: Precision, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> tuple[Floats, Floats]:
     """FLOPs and bytes of an (m, k) × (k, n) product with bf16 output: each operand is moved once."""
     m, n, k = _array(m), _array(n), _array(k)
-    return 2.0 * m * n * k, BYTES[dtype] * (m + n) * k + OUT_BYTES * m * n
+    read = WEIGHT_BYTES[dtype] * n * k + ACTIVATION_BYTES[dtype] * m * k
+    return 2.0 * m * n * k, read + OUT_BYTES * m * n
 
 
 def gemm_fill(m: ArrayLike) -> Floats:

@@ -8,9 +8,25 @@ from math import exp, pi, sqrt
 from typing import Literal
 
 from twin.base import Estimate, Provenance
-from twin.spec.hardware import Collective, Copy, Errors, HardwareProfile, HeldOut, Kernel
+from twin.spec.hardware import Collective, Copy, Errors, HardwareProfile, HeldOut, Kernel, Kernels, Precision
 
-Family = Literal["gemm", "decode_attention", "prefill_attention", "all_reduce", "elementwise"]
+Family = Literal[
+    "gemm",
+    "decode_attention",
+    "prefill_attention",
+    "all_reduce",
+    "elementwise",
+    "formats",
+    "attention_variants",
+    "latent",
+    "recurrent",
+    "experts",
+    "exchanges",
+]
+"""``formats``: matrix products beyond those of :func:`dense`."""
+
+LABELLED: tuple[Family, ...] = ("attention_variants", "latent", "recurrent", "experts")
+"""Families of :class:`twin.spec.hardware.Kernels` whose members have a ``label`` and a ``kernel``."""
 
 Z90 = 1.645
 """Standard deviations on either side that hold 90 % of a normal distribution."""
@@ -36,23 +52,41 @@ class Part:
         return self.provenance.origin == "assumed"
 
 
+def dense(kernels: Kernels) -> list[Precision]:
+    """Precisions of the matrix products that share one factor of uncertainty: those known as well as bf16's. Others are
+    guesses from them, or formats of their own.
+    """
+    names: tuple[Precision, ...] = ("bf16", "fp8", "int8")
+    origin = kernels.gemm["bf16"].provenance.origin
+    return [dtype for dtype in names if dtype in kernels.gemm and kernels.gemm[dtype].provenance.origin == origin]
+
+
 def parts(profile: HardwareProfile) -> Iterator[Part]:
-    """Every fitted part: matrix products, attention, all-reduce, element-wise."""
+    """Every fitted part: matrix products, attention, other mixers, experts, collectives, element-wise."""
     kernels = profile.kernels
     for dtype, kernel in kernels.gemm.items():
-        yield _kernel("gemm", f"gemm {dtype}", kernel)
+        yield _kernel("gemm" if dtype in dense(kernels) else "formats", f"gemm {dtype}", kernel)
     for decode in kernels.decode_attention:
         yield _kernel("decode_attention", f"decode attention {decode.kv} d{decode.head_dim}", decode.kernel)
     for prefill in kernels.prefill_attention:
         yield _kernel("prefill_attention", f"prefill attention {prefill.kv} d{prefill.head_dim}", prefill.kernel)
-    for fit in kernels.all_reduce:
-        sizes = (fit.segments[0].message_bytes[0], fit.segments[-1].message_bytes[-1])
-        span = {} if fit.provenance.origin == "assumed" else {"bytes": sizes}
-        kind = " fused" if fit.fused else f" (vLLM {fit.vllm_version})" if fit.vllm_version else ""
-        yield Part("all_reduce", f"all-reduce {fit.num_gpus} GPUs{kind}", fit, fit.held_out, fit.provenance, span)
+    for family in LABELLED:
+        for member in getattr(kernels, family):
+            yield _kernel(family, member.label, member.kernel)
+    for reduce in kernels.all_reduce:
+        kind = " fused" if reduce.fused else f" (vLLM {reduce.vllm_version})" if reduce.vllm_version else ""
+        yield _collective("all_reduce", f"all-reduce {reduce.num_gpus} GPUs{kind}", reduce)
+    for exchange in kernels.exchanges:
+        yield _collective("exchanges", f"{exchange.operation.replace('_', '-')} {exchange.num_gpus} GPUs", exchange)
     copy = kernels.elementwise
     known = Provenance(origin=copy.bytes_per_s.origin, source=copy.bytes_per_s.source, date=copy.bytes_per_s.date)
     yield Part("elementwise", "element-wise", copy, copy.held_out, known, _span(copy, known))
+
+
+def _collective(family: Family, name: str, fit: Collective) -> Part:
+    sizes = (fit.segments[0].message_bytes[0], fit.segments[-1].message_bytes[-1])
+    span = {} if fit.provenance.origin == "assumed" else {"bytes": sizes}
+    return Part(family, name, fit, fit.held_out, fit.provenance, span)
 
 
 def _kernel(family: Family, name: str, kernel: Kernel) -> Part:

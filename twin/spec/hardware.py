@@ -21,7 +21,9 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from twin.base import Estimate, Frozen, InputError, Origin, Provenance, data_dir, unknown_name
 from twin.spec.versions import VersionName
 
-Precision = Literal["bf16", "fp8", "int8"]
+Precision = Literal[
+    "bf16", "fp32", "fp8", "fp8_block", "int8", "w8a16", "w4a16", "mxfp4", "nvfp4", "bf16_2of4", "fp8_2of4"
+]
 
 
 class Flops(Frozen):
@@ -30,6 +32,8 @@ class Flops(Frozen):
     bf16: Estimate
     fp8: Estimate | None = None
     int8: Estimate | None = None
+    nvfp4: Estimate | None = None
+    fp32: Estimate | None = None
 
 
 class Facts(Frozen):
@@ -99,7 +103,7 @@ class Table(Frozen):
 
     @cached_property
     def _flat(self) -> NDArray[np.float64]:
-        return np.array(" ".join(self.milli_log).split(), dtype=np.float64) / 1000.0
+        return np.fromstring(" ".join(self.milli_log), dtype=np.float64, sep=" ") / 1000.0
 
     @cached_property
     def log_axes(self) -> tuple[NDArray[np.float64], ...]:
@@ -146,6 +150,69 @@ class Attention(Frozen):
     kv: Precision
     head_dim: PositiveInt
     kernel: Kernel
+
+
+Phase = Literal["decode", "prefill"]
+
+
+class AttentionVariant(Attention):
+    """Other head sizes, and ``windowed``: contexts beyond a sliding window, of which the kernel reads the window alone."""
+
+    phase: Phase
+    windowed: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{'windowed ' if self.windowed else ''}{self.phase} attention {self.kv} d{self.head_dim}"
+
+
+class Latent(Frozen):
+    """Multi-head latent attention of one layer with its projections, by KV-cache and weight precision."""
+
+    phase: Phase
+    kv: Precision
+    gemm: Precision
+    kernel: Kernel
+
+    @property
+    def label(self) -> str:
+        return f"latent {self.phase} {self.kv} cache {self.gemm} weights"
+
+
+class Recurrent(Frozen):
+    """Linear attention's two kernels: the short convolution, and the delta rule that reads and writes the state."""
+
+    phase: Phase
+    part: Literal["conv", "rule"]
+    kernel: Kernel
+
+    @property
+    def label(self) -> str:
+        return f"recurrent {self.phase} {self.part}"
+
+
+class ExpertKernel(Frozen):
+    """The routed experts of one layer on one GPU (:mod:`twin.cost.moe`), one program per precision and backend.
+
+    ``backend`` as vLLM names it (triton, marlin, flashinfer_cutlass, flashinfer_trtllm …); of several, vLLM picks the first
+    that fits. ``spread``: only where whole experts are spread over GPUs (expert parallelism), or only where they are not.
+    ``vllm_version``: the older release that alone picks it; else it holds for all others.
+    """
+
+    dtype: Precision
+    backend: str
+    spread: bool | None = None
+    vllm_version: VersionName | None = None
+    kernel: Kernel
+
+    @property
+    def label(self) -> str:
+        return self.named(self.dtype, self.backend, self.spread, self.vllm_version)
+
+    @staticmethod
+    def named(dtype: Precision, backend: str, spread: bool | None, vllm_version: VersionName | None) -> str:
+        where = {None: "", True: " spread", False: " cut"}[spread]
+        return f"experts {dtype} {backend}{where}" + (f" (vLLM {vllm_version})" if vllm_version else "")
 
 
 class Copy(Frozen):
@@ -196,12 +263,32 @@ class Collective(Frozen):
     provenance: Provenance
 
 
+Operation = Literal[
+    "all_gather", "reduce_scatter", "all_to_all", "ht_dispatch", "ht_combine", "ll_dispatch", "ll_combine"
+]
+
+
+class Exchange(Collective):
+    """Another collective among ``num_gpus`` of one node.
+
+    Messages are bytes of the array that is gathered, before it is scattered, or that one rank spreads; of DeepEP's kernels
+    for experts (high throughput or low latency) what one rank's tokens weigh in bf16.
+    """
+
+    operation: Operation
+
+
 class Kernels(Frozen):
     gemm: dict[Precision, Kernel]
     decode_attention: tuple[Attention, ...]
     prefill_attention: tuple[Attention, ...]
     all_reduce: tuple[Collective, ...]
     elementwise: Copy
+    attention_variants: tuple[AttentionVariant, ...] = ()
+    latent: tuple[Latent, ...] = ()
+    recurrent: tuple[Recurrent, ...] = ()
+    experts: tuple[ExpertKernel, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
 
 
 class RunErrors(Frozen):
@@ -221,8 +308,12 @@ class HostFit(Frozen):
     timed alone (negative where the host launches every kernel, as without graphs); ``compute_stretch``, how much longer
     a step of compute-bound kernels alone takes under the sustained power limit (others rest the device, and give it back);
     the other ``…_stretch``, how much longer the engine's own kernels of a family take than those that were timed.
+    ``launch_s``: host time of each kernel of a step too large for CUDA graphs, which then takes at least as long as all its
+    launches.
     The ranks: ``reduce_skew_s``, what each doubling of them adds to an all-reduce, as every rank waits for the last;
     ``cold_start_s``, what each doubling of them adds to the wait of an engine's very first requests, if nothing warmed it up.
+
+    ``client_s``: what the benchmark's client saw of each request beside the server's time; no server clock has it.
 
     ``tpot_error`` and ``ttft_error`` are the root mean square log errors of whole runs on layouts, or where ``origin`` is
     assumed on GPUs, that the fit had not seen; ``runs`` holds the mean absolute ones: of the runs that were fitted, and with
@@ -239,7 +330,9 @@ class HostFit(Frozen):
     kernel_overlap_s: Estimate
     compute_stretch: Estimate
     reduce_skew_s: Estimate | None = None
+    launch_s: Estimate | None = None
     cold_start_s: Estimate | None = None
+    client_s: Estimate | None = None
     token_s: Estimate | None = None
     async_overlap_s: Estimate | None = None
     gemm_stretch: Estimate | None = None
@@ -264,7 +357,10 @@ class HostFit(Frozen):
 
 
 class HardwareProfile(Frozen):
-    """One accelerator: ``facts``, fitted ``kernels``, and ``host`` once fitted from runs."""
+    """One accelerator: ``facts``, fitted ``kernels``, and ``host`` once fitted from runs.
+
+    ``older_host``: of engines before vLLM 0.16, where runs of those tell it apart.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -273,12 +369,17 @@ class HardwareProfile(Frozen):
     facts: Facts
     kernels: Kernels
     host: HostFit | None = None
+    older_host: HostFit | None = None
     fit_notes: tuple[str, ...] = Field(default=())
 
     @property
     def origin(self) -> Origin:
         """Where the device's speed comes from: that of its matrix products."""
         return self.kernels.gemm["bf16"].provenance.origin
+
+    def host_of(self, *, older: bool = False) -> HostFit | None:
+        """What an engine's host adds; an ``older`` engine's where it is known apart."""
+        return self.older_host if older and self.older_host is not None else self.host
 
     def digest(self) -> str:
         """sha256 of the content (not of the file's layout), for run manifests."""

@@ -21,7 +21,18 @@ UNITS = {"memory": "B", "mem_bw": "B/s", "flops": "FLOP/s", "link_bw": "B/s", "l
 
 EXAMPLES = {"memory": "282 GB", "mem_bw": "9.6 TB/s", "flops": "2 PFLOP/s", "link_bw": "900 GB/s"}
 
+FAMILIES = {
+    "decode_attention": "decode_attention",
+    "prefill_attention": "prefill_attention",
+    "attention_variants": "",
+    "latent": "",
+    "recurrent": "",
+    "experts": "experts",
+}
+"""Families whose members have a kernel, and whose own changes apply to them (mixers: those of attention in their phase)."""
+
 Fit = TypeVar("Fit", Kernel, Copy)
+Reduce = TypeVar("Reduce", bound=Collective)
 
 
 class KernelChanges(Frozen):
@@ -66,6 +77,7 @@ class Hypothetical(KernelChanges):
     decode_attention: KernelChanges | None = None
     prefill_attention: KernelChanges | None = None
     elementwise: KernelChanges | None = None
+    experts: KernelChanges | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -207,18 +219,22 @@ class _Scaled:
         return None if figure is None else self.estimate(figure, self.factor(name))
 
     def kernels(self, kernels: Kernels) -> Kernels:
-        attention = {
+        members = {
             family: tuple(
-                fit.model_copy(update={"kernel": self.kernel(fit.kernel, family)}) for fit in getattr(kernels, family)
+                fit.model_copy(
+                    update={"kernel": self.kernel(fit.kernel, own or f"{getattr(fit, 'phase', '')}_attention")}
+                )
+                for fit in getattr(kernels, family)
             )
-            for family in ("decode_attention", "prefill_attention")
+            for family, own in FAMILIES.items()
         }
         return kernels.model_copy(
             update={
                 "gemm": {dtype: self.kernel(kernel, "gemm") for dtype, kernel in kernels.gemm.items()},
                 "elementwise": self.kernel(kernels.elementwise, "elementwise"),
                 "all_reduce": tuple(map(self.collective, kernels.all_reduce)),
-                **attention,
+                "exchanges": tuple(map(self.collective, kernels.exchanges)),
+                **members,
             }
         )
 
@@ -239,7 +255,7 @@ class _Scaled:
     def provenance(self, real: Provenance) -> Provenance:
         return Provenance(origin="assumed", source=self.source, date=real.date)
 
-    def collective(self, fit: Collective) -> Collective:
+    def collective(self, fit: Reduce) -> Reduce:
         """The time of the smallest message is latency and stays; what longer ones add goes over the links."""
         factor = self.factor("link_bw")
         if factor == 1.0:
@@ -249,7 +265,7 @@ class _Scaled:
             Segment(
                 algorithm=part.algorithm,
                 message_bytes=part.message_bytes,
-                us=tuple(floor + (us - floor) / factor for us in part.us),
+                us=tuple(min(us, floor) + max(us - floor, 0.0) / factor for us in part.us),
             )
             for part in fit.segments
         )
