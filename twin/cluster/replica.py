@@ -8,6 +8,7 @@ from math import inf
 from simpy import Environment
 from simpy.events import Event, Timeout
 
+from twin.engine.batching import BatchCore
 from twin.engine.core import EngineCore
 from twin.engine.request import Request
 
@@ -22,7 +23,7 @@ class Replica:
     def __init__(
         self,
         env: Environment,
-        engine: EngineCore,
+        engine: EngineCore | BatchCore,
         index: int,
         on_finish: Callable[[Request], None] | None = None,
         *,
@@ -32,7 +33,7 @@ class Replica:
         self.index = index
         self.engine = engine
         self.load = 0
-        self._on_finish = on_finish
+        self.on_finish = on_finish
         self._alone = alone
         self._busy = False
         self._pending: Event | None = None
@@ -50,6 +51,23 @@ class Replica:
         elif self._pending is None:
             # Through the queue, so that requests of the same instant share the first step.
             self._wake(self.env.now, self._start)
+
+    def drain(self) -> bool:
+        """Nothing more will come by itself: start what waits for a batch to fill, if anything does."""
+        if not isinstance(self.engine, BatchCore) or not self.engine.drain():
+            return False
+        self._wake(max(self.env.now, self._end), self._start)
+        return True
+
+    def before_steps(self, listener: Callable[[float], None]) -> None:
+        """Call ``listener`` with the time before each of its steps or leaps begins."""
+        begin = self.engine.begin
+
+        def heard(now: float, horizon: float = inf) -> float | None:
+            listener(now)
+            return begin(now, horizon)
+
+        self.engine.begin = heard  # type: ignore[method-assign]
 
     def _wake(self, at: float, callback: Callable[[Event], None]) -> None:
         self._end = at
@@ -71,9 +89,9 @@ class Replica:
         done = self.engine.end()
         if done:
             self.load -= len(done)
-            if self._on_finish is not None:
+            if self.on_finish is not None:
                 for request in done:
-                    self._on_finish(request)
+                    self.on_finish(request)
 
     def _begin(self, now: float) -> None:
         """Begin the next step or leap. As long as nothing else happens before it ends, settle it and go on: the queue
@@ -82,7 +100,7 @@ class Replica:
         next_event = self.env.peek()
         horizon = next_event if self._alone else inf
         end = engine.begin(now, horizon)
-        if self._on_finish is None:
+        if self.on_finish is None:
             while end is not None and end < next_event:
                 self._end = end
                 self._finish()

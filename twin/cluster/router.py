@@ -4,46 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
-from math import inf
+from typing import Any, Protocol
 
+from twin.cluster.data_parallel import Rank
 from twin.cluster.replica import Replica
+from twin.engine.request import Request
 
-Router = Callable[[], Replica]
+
+class Target(Protocol):
+    """What gets a request: a replica, a rank, or a ``vllm serve`` of several ranks."""
+
+    @property
+    def load(self) -> int:
+        """Its unfinished requests."""
+
+    def submit(self, request: Request) -> None:
+        """Queue a request now."""
+
+
+Router = Callable[[], Target]
 Counts = tuple[int, int, float]  # waiting, running, share of the KV cache in use
 
 PUBLISH_S = 0.1  # DPCoordinatorProc.min_stats_update_interval_ms
 REPUBLISH_S = 5.0  # when nothing changed
 
 
-def round_robin(replicas: Sequence[Replica]) -> Router:
+def round_robin(replicas: Sequence[Target]) -> Router:
     """Each replica in turn."""
     return cycle(replicas).__next__
 
 
-def least_loaded(replicas: Sequence[Replica]) -> Router:
+def least_loaded(replicas: Sequence[Target]) -> Router:
     """The replica with the fewest unfinished requests; the first of equals."""
     return lambda: min(replicas, key=_load)
 
 
-def _load(replica: Replica) -> int:
+def _load(replica: Target) -> int:
     return replica.load
 
 
-def internal_lb(replicas: Sequence[Replica]) -> Router:
+def internal_lb(replicas: Sequence[Replica | Rank]) -> Router:
     """vLLM's internal data-parallel load balancing: one API server before the ranks of one ``vllm serve``.
 
     The API server scores each rank by the counts that the coordinator published last (:class:`Coordinator`) and by what it
-    sent itself (:class:`Balancer`). Each replica is a rank of a dense model: ranks do not wait for one another. Messages
-    take no time, changes of one instant are published together, and there is one API server: those are assumed.
+    sent itself (:class:`Balancer`). Ranks of a dense model are replicas, which do not wait for one another. Messages take no
+    time, changes of one instant are published together, and there is one API server: those are assumed.
     """
     version = replicas[0].engine.scheduler.config.vllm_version
     balancer = Balancer(len(replicas), version)
     coordinator = Coordinator(len(replicas), balancer.take)
-    if version != "0.19":  # there, ranks of a dense model never send their counts
-        for replica in replicas:
-            _watch(replica, coordinator)
+    if version != "0.19" or isinstance(replicas[0], Rank):  # there, ranks of a dense model never send their counts
+        for rank, replica in enumerate(replicas):
+            _watch(replica, rank, coordinator)
 
-    def route() -> Replica:
+    def route() -> Replica | Rank:
         coordinator.advance(replicas[0].env.now)
         return replicas[balancer.pick([replica.load for replica in replicas])]
 
@@ -123,25 +137,21 @@ class Coordinator:
         return max(self._published_s + PUBLISH_S, self._changed_s)
 
 
-def _watch(replica: Replica, coordinator: Coordinator) -> None:
-    """Tell the coordinator of a replica's counts where vLLM's busy loop does: between a step and the next.
+def _watch(replica: Replica | Rank, rank: int, coordinator: Coordinator) -> None:
+    """Tell the coordinator of a rank's counts where vLLM's busy loop does: between a step and the next.
 
     Within a leap no count changes.
     """
-    engine, scheduler = replica.engine, replica.engine.scheduler
-    begin = engine.begin
+    scheduler = replica.engine.scheduler
 
-    def watched(now: float, horizon: float = inf) -> float | None:
+    def tell(now: float) -> None:
         kv = scheduler.kv
-        coordinator.change(
-            now, replica.index, len(scheduler.waiting), len(scheduler.running), 1.0 - kv.free / kv.usable
-        )
-        return begin(now, horizon)
+        coordinator.change(now, rank, len(scheduler.waiting), len(scheduler.running), 1.0 - kv.free / kv.usable)
 
-    engine.begin = watched  # type: ignore[method-assign]
+    replica.before_steps(tell)
 
 
-ROUTERS: dict[str, Callable[[Sequence[Replica]], Router]] = {
+ROUTERS: dict[str, Callable[[Sequence[Any]], Router]] = {
     "round_robin": round_robin,
     "least_loaded": least_loaded,
     "internal_lb": internal_lb,

@@ -14,12 +14,12 @@ from simpy import Environment
 from simpy.events import Event, Timeout
 
 from twin.base import InputError
-from twin.cluster.replica import Replica
+from twin.cluster.frontend import ApiServers, Frontend, arrivals
 from twin.cluster.requests import RequestTable
-from twin.cluster.router import ROUTERS
+from twin.cluster.servers import Servers
 from twin.cost.step import HostCosts, StepModel
 from twin.engine.config import EngineConfig
-from twin.engine.core import LOG_COLUMNS, EngineCore
+from twin.engine.core import LOG_COLUMNS
 from twin.engine.request import Request
 from twin.traffic.trace import Trace
 
@@ -28,13 +28,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fleet:
-    """Equal replicas behind one router."""
+    """Equal replicas behind one router, each one ``vllm serve`` of ``data_parallel_size`` ranks.
+
+    ``lockstep``: the ranks share experts, and so step together (:mod:`twin.cluster.data_parallel`). ``api``: the API servers,
+    where their cores are few; without them no request waits for one.
+    """
 
     config: EngineConfig
     cost: StepModel
     replicas: int = 1
     routing: str = "round_robin"
     leaps: bool = True
+    data_parallel_size: int = 1
+    lockstep: bool = False
+    api: ApiServers | None = None
 
     @property
     def host(self) -> HostCosts:
@@ -46,6 +53,8 @@ class Simulated:
     """What happened. ``table``: every request, in order of arrival; ``logs``: one row per step or leap, per replica.
 
     A row of ``logs`` has the columns ``LOG_COLUMNS``. ``gaps`` are inter-token gaps in seconds that preemption stretched.
+    With pipeline stages they are all of them, and ``gap_logs`` none: there they do not follow from ``logs``.
+    ``recomputed_tokens``: beside those in ``logs``, of sequences that decode without a KV cache.
     """
 
     table: RequestTable
@@ -56,6 +65,13 @@ class Simulated:
     evictions: int
     hit_tokens: int
     queried_tokens: int
+    recomputed_tokens: float = 0.0
+    pipelined: bool = False
+
+    @property
+    def gap_logs(self) -> tuple[Floats, ...]:
+        """The logs that inter-token gaps follow from, beside ``gaps``."""
+        return () if self.pipelined else self.logs
 
 
 def requests_of(trace: Trace, host: HostCosts, block_size: int) -> Iterator[Request]:
@@ -105,6 +121,8 @@ def prefix_keys(trace: Trace, block_size: int) -> list[tuple[int, ...]] | None:
 
 def simulate(trace: Trace, fleet: Fleet) -> Simulated:
     """Open loop: every request arrives when the trace says, whatever the fleet does."""
+    if fleet.api is not None:
+        return _run(fleet, arrivals(requests_of(trace, HostCosts(), fleet.config.block_size), Frontend(fleet.api)))
     upcoming = requests_of(trace, fleet.host, fleet.config.block_size)
 
     def drive(env: Environment, submit: Callable[[Request], None]) -> None:
@@ -129,23 +147,35 @@ def simulate(trace: Trace, fleet: Fleet) -> Simulated:
 
 
 def simulate_closed_loop(
-    input_tokens: Sequence[int], output_tokens: Sequence[int], concurrency: int, fleet: Fleet, cold_start_s: float = 0.0
+    input_tokens: Sequence[int],
+    output_tokens: Sequence[int],
+    concurrency: int,
+    fleet: Fleet,
+    cold_start_s: float = 0.0,
+    client_s: float = 0.0,
 ) -> Simulated:
     """Closed loop: ``concurrency`` clients, each sending its next request when the last is done, all starting at 0.
 
-    ``cold_start_s``: what the first request of each waits besides, while an engine that nothing warmed up sets itself up.
+    ``cold_start_s``: what the first request of each waits besides, while an engine that nothing warmed up sets itself up;
+    ``client_s``: what the client adds to every request before the server has it.
     """
     lengths = zip(input_tokens, output_tokens, strict=True)
     pending = (Request(index, 0.0, int(i), int(o)) for index, (i, o) in enumerate(lengths))
     host = fleet.host
+    frontend = None if fleet.api is None else Frontend(fleet.api)
 
     def drive(env: Environment, submit: Callable[[Request], None]) -> Callable[[Request], None]:
-        def send(_: object = None) -> None:
+        def send(done: Request | None = None) -> None:
+            if done is not None and frontend is not None:
+                frontend.deliver(done, env.now)
             request = next(pending, None)
             if request is None:
                 return
             request.arrival_s = env.now
             delay = host.request_s + host.input_token_s * request.input_tokens
+            if frontend is not None:
+                delay = frontend.accept(request, env.now) - env.now
+            delay += client_s
             if request.index < concurrency:
                 delay += cold_start_s
             request.queued_s = env.now + delay
@@ -170,25 +200,27 @@ def _run(
     drive: Callable[[Environment, Callable[[Request], None]], Callable[[Request], None] | None],
 ) -> Simulated:
     env = Environment()
-    engines = [EngineCore(fleet.config, fleet.cost, leaps=fleet.leaps) for _ in range(fleet.replicas)]
-    listener: list[Callable[[Request], None]] = []
-    replicas = [
-        Replica(env, engine, index, lambda request: listener[0](request), alone=len(engines) == 1)
-        for index, engine in enumerate(engines)
-    ]
-    route = ROUTERS[fleet.routing](replicas)
-    submit = replicas[0].submit if len(replicas) == 1 else lambda request: route().submit(request)
-    on_finish = drive(env, submit)
-    if on_finish is None:
-        for replica in replicas:
-            replica._on_finish = None
-    else:
-        listener.append(on_finish)
+    servers = Servers(
+        env,
+        fleet.config,
+        fleet.cost,
+        replicas=fleet.replicas,
+        ranks=fleet.data_parallel_size,
+        lockstep=fleet.lockstep,
+        routing=fleet.routing,
+        leaps=fleet.leaps,
+    )
+    engines = servers.engines
+    servers.hear(drive(env, servers.submit))
     with _no_cyclic_gc():
         env.run()
+        while any([target.drain() for target in servers.targets]):
+            env.run()
     schedulers = [engine.scheduler for engine in engines]
+    table = RequestTable.of(engine.finished for engine in engines)
+    recomputes = fleet.config.recomputes and fleet.config.batching == "continuous"  # whole batches log it themselves
     return Simulated(
-        table=RequestTable.of(engine.finished for engine in engines),
+        table=table,
         logs=tuple(np.frombuffer(engine.log, dtype=np.float64).reshape(-1, len(LOG_COLUMNS)) for engine in engines),
         gaps=np.array([gap for engine in engines for gap in engine.gaps], dtype=np.float64),
         usable_blocks=schedulers[0].kv.usable,
@@ -196,7 +228,15 @@ def _run(
         evictions=sum(s.kv.evictions for s in schedulers),
         hit_tokens=sum(s.kv.hit_tokens for s in schedulers),
         queried_tokens=sum(s.kv.queried_tokens for s in schedulers),
+        pipelined=fleet.config.pipeline_parallel_size > 1,
+        recomputed_tokens=recomputed_tokens(table) if recomputes else 0.0,
     )
+
+
+def recomputed_tokens(table: RequestTable) -> float:
+    """Tokens computed again in decode steps without a KV cache: step j of a request computes its prompt and j - 1 more."""
+    steps = table["output_tokens"] - 1.0
+    return float((steps * table["input_tokens"] + steps * (steps - 1.0) / 2.0).sum())
 
 
 @contextmanager

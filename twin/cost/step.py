@@ -18,16 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.cost import operators as ops
+from twin.cost.attention import window_pairs
 from twin.cost.collectives import all_reduce_s, fused_reduce_s
+from twin.cost.layer import LayerCost, Shard
 from twin.spec.hardware import HardwareProfile, Precision
+from twin.spec.layers import Attention, Layer
 from twin.spec.model import ModelSpec
+from twin.spec.precision import kv_format, resolved_format
 from twin.spec.versions import MODELLED_VLLM, VersionName
 
 Floats = NDArray[np.float64]
+Window = tuple[int | None, bool]
 
 RESTING_POWER = 0.5
 """Share of the sustained power limit that a device draws in kernels that wait for memory or links (assumed: boards idle at a
 tenth to a fifth and stream at a half to three quarters; left free, the fit to engine runs finds 0.65 and gains nothing)."""
+
+EXPERT_LAUNCHES = 9
+"""Kernels that the host launches for one layer's routed experts (vllm fused_experts: sort by expert, two for padding, two
+quantisations, two products, activation, sum); they were timed as one."""
 
 CONTEXT_NODES = (1.0, 2.0, *(float(round(2 ** (e / 2))) for e in range(3, 42)))
 """Mean contexts at which decode attention is evaluated: half-octaves from 1 to 1.5 M tokens."""
@@ -38,8 +47,8 @@ class HostCosts:
     """What a running engine adds to its kernels, see :class:`twin.spec.hardware.HostFit`.
 
     A step's time is linear in each of them but ``compute_stretch`` (and ``kernel_overlap_s``, as far as it stays below half
-    a layer), which is what the fit to an engine's steps rests on. ``cold_start_s`` is in no step: it is what the first
-    requests of an engine wait that was not warmed up.
+    a layer), which is what the fit to an engine's steps rests on. ``cold_start_s`` and ``client_s`` are in no step: what the
+    first requests of an engine wait that was not warmed up, and what a closed loop's client sees of every request besides.
     """
 
     step_s: float = 0.0
@@ -49,7 +58,9 @@ class HostCosts:
     kernel_overlap_s: float = 0.0
     compute_stretch: float = 1.0
     reduce_skew_s: float = 0.0
+    launch_s: float = 0.0
     cold_start_s: float = 0.0
+    client_s: float = 0.0
     token_s: float = 0.0
     gemm_stretch: float = 1.0
     elementwise_stretch: float = 1.0
@@ -57,9 +68,11 @@ class HostCosts:
     decode_stretch: float = 1.0
 
     @classmethod
-    def of(cls, profile: HardwareProfile, *, async_scheduling: bool = True) -> HostCosts:
-        """The fitted host times of a profile; without effect where none were fitted."""
-        host = profile.host
+    def of(cls, profile: HardwareProfile, *, async_scheduling: bool = True, older: bool = False) -> HostCosts:
+        """The fitted host times of a profile, of an ``older`` engine (before vLLM 0.16) where asked; without effect where none
+        were fitted.
+        """
+        host = profile.host_of(older=older)
         if host is None:
             return cls()
         fitted = {f.name: found.value for f in fields(cls) if (found := getattr(host, f.name)) is not None}
@@ -72,6 +85,8 @@ class HostCosts:
 class Layout:
     """What fixes the kernels of a replica beside model and hardware.
 
+    Experts are cut over the GPUs of tensor parallelism like everything else, or with ``enable_expert_parallel`` spread whole
+    over those of all ``data_parallel_size`` ranks. ``quantization`` None: as the checkpoint is.
     ``fuse_allreduce_rms``: vLLM's pass, by default on wherever the hardware has it (:func:`fused_reduce_s`).
     """
 
@@ -80,23 +95,40 @@ class Layout:
     kv_cache_dtype: str = "auto"
     vllm_version: VersionName = MODELLED_VLLM
     fuse_allreduce_rms: bool = True
-
-    @property
-    def weights(self) -> Precision:
-        return "fp8" if self.quantization == "fp8" else "bf16"
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    enable_expert_parallel: bool = False
 
     @property
     def kv(self) -> Precision:
-        return "fp8" if self.kv_cache_dtype.startswith("fp8") else "bf16"
+        return kv_format(self.kv_cache_dtype).kernel
+
+    @property
+    def expert_parallel_size(self) -> int:
+        """GPUs that whole experts are spread over; 1 where they are cut like the rest."""
+        return self.tensor_parallel_size * self.data_parallel_size if self.enable_expert_parallel else 1
+
+    def shard(self, model: ModelSpec, profile: HardwareProfile) -> Shard:
+        return Shard(
+            self.tensor_parallel_size,
+            self.expert_parallel_size,
+            resolved_format(profile, self.quantization or model.quantization),
+            self.kv,
+            self.vllm_version,
+        )
+
+
+CAPTURED_TOKENS = 512
+"""Steps of up to so many tokens run in CUDA graphs (``max_cudagraph_capture_size``, vllm/config/vllm.py)."""
 
 
 @lru_cache(maxsize=8)
-def _graph_padding(size: int) -> NDArray[np.int64]:
-    """Tokens computed for 0 … ``size``: vLLM pads to its captured CUDA-graph sizes (1, 2, 4, 8 … 256 by 8, … 512 by 16)."""
+def _graph_padding(size: int, captured: int) -> NDArray[np.int64]:
+    """Tokens computed for 0 … ``size``: vLLM pads to its captured CUDA-graph sizes (1, 2, 4, 8 … 256 by 8, then by 16)."""
     m = np.arange(size + 1)
     padded = np.where(m <= 4, np.array([0, 1, 2, 4, 4])[np.minimum(m, 4)], -(-m // 8) * 8)
     padded = np.where(m > 256, -(-m // 16) * 16, padded)
-    return np.asarray(np.where(m > 512, m, padded), dtype=np.int64)
+    return np.asarray(np.where(m > captured, m, padded), dtype=np.int64)
 
 
 class StepModel:
@@ -107,6 +139,8 @@ class StepModel:
         host: host times; those of the profile unless given.
         scale: multiplies every GPU time; 1 is the central estimate.
         cuda_graphs: whether tokens are padded to captured sizes; on a GPU unless said otherwise.
+        captured_tokens: the largest of those sizes.
+        imbalance: how unevenly tokens choose experts (:func:`twin.cost.moe.moe_s`).
     """
 
     def __init__(
@@ -119,69 +153,79 @@ class StepModel:
         host: HostCosts | None = None,
         scale: float = 1.0,
         cuda_graphs: bool | None = None,
+        captured_tokens: int = CAPTURED_TOKENS,
     ) -> None:
         self._padded = profile.device == "gpu" if cuda_graphs is None else cuda_graphs
-        model.check_tensor_parallel(layout.tensor_parallel_size)
+        self._captured = captured_tokens if self._padded else max_tokens
+        model.check_tensor_parallel(
+            layout.tensor_parallel_size, enable_expert_parallel=layout.enable_expert_parallel
+        )
         self.host = HostCosts.of(profile) if host is None else host
         self._model, self._profile, self._layout, self._scale = model, profile, layout, scale
-        tp = layout.tensor_parallel_size
-        self._heads = model.num_attention_heads // tp
-        self._kv_heads = max(1, model.num_key_value_heads // tp)
-        self._layers = model.num_hidden_layers
+        shard = layout.shard(model, profile)
+        self._layers = [LayerCost(layer, model.hidden_size, profile, shard) for layer in model.layers]
         per_token = self.host.token_s * np.arange(max_tokens + 1)
         linear, compute = self._linear(max_tokens)
         self.linear_s = array("d", linear + per_token + self.host.step_s)
         self._compute_s = array("d", compute)
         rows = np.arange(max_tokens + 1, dtype=np.float64)
         self.head_s = array("d", self._head(rows) + self.host.sequence_s * rows)
-        self._log_tokens, self._log_span, self._log_prefill = self._prefill_table(max_tokens)
+        windows = dict.fromkeys(cost.window for cost in self._layers)
+        self._log_span = (np.log(2.0) / 2 * np.arange(0, 43)).tolist()
+        self._prefill = [(window, self._prefill_table(max_tokens, window)) for window in windows]
         self._segments: dict[int, tuple[list[float], list[float], list[float], list[float]]] = {}
 
     def _linear(self, max_tokens: int) -> tuple[Floats, Floats]:
         """Seconds of everything per token in all layers, for 0 … max_tokens tokens, and what of it computing bounds."""
-        model, profile, layout = self._model, self._profile, self._layout
-        tp, dtype = layout.tensor_parallel_size, layout.weights
-        tokens = _graph_padding(max_tokens) if self._padded else np.arange(max_tokens + 1)
+        tokens = _graph_padding(max_tokens, self._captured) if self._padded else np.arange(max_tokens + 1)
         m = np.maximum(tokens.astype(np.float64), 1.0)
-        q, kv = self._heads * model.head_dim, self._kv_heads * model.head_dim
-        inter, hidden = model.intermediate_size / tp, model.hidden_size
-        gemms = [(q + 2 * kv, hidden), (hidden, q), (2 * inter, hidden), (hidden, inter)]
-        products, compute = np.sum([self._gemm(dtype, m, n, k) for n, k in gemms], axis=0)
-        # Norms read input and residual and write both; rotary rewrites q and k; the activation reads gate and up.
-        # The cache write is part of the attention timings. Quantisation is fused into norms and activation, not into
-        # attention.
-        touched = [4 * (q + kv), 6 * inter]
-        if model.qk_norm:
-            touched.append(4 * (q + kv))
-        light = sum((ops.elementwise_s(profile, m * size) for size in touched), np.zeros_like(m))
-        if dtype == "fp8":
-            light += ops.fp8_quant_s(profile, m, q)
-        norms, kernels = self._norms(m, 8 * hidden, 2.0 * m * hidden)
-        kernels += len(gemms) + len(touched) + (dtype == "fp8") + 1  # and one of attention
-        layer = products + light * self.host.elementwise_stretch + norms
-        layer -= np.minimum(self.host.kernel_overlap_s * kernels, layer / 2)
-        whole = self._layers * self._scale
-        return layer * whole, np.where(tokens > 0, compute, 0.0) * whole
+        seconds, compute = np.zeros_like(m), np.zeros_like(m)
+        self._launches = 0.0
+        for cost in self._layers:
+            layer, bound, kernels = self._layer(cost, m)
+            self._launches += cost.layer.count * kernels
+            seconds, compute = seconds + cost.layer.count * layer, compute + cost.layer.count * bound
+        return seconds * self._scale, np.where(tokens > 0, compute, 0.0) * self._scale
 
-    def _norms(self, m: Floats, norm_bytes: int, message_bytes: Floats) -> tuple[Floats, Floats]:
-        """Seconds of a layer's two norms, each behind an all-reduce where there are several ranks, and their kernels."""
-        ranks, version = self._layout.tensor_parallel_size, self._layout.vllm_version
-        norm = ops.elementwise_s(self._profile, m * norm_bytes) * self.host.elementwise_stretch
+    def _layer(self, cost: LayerCost, m: Floats) -> tuple[Floats, Floats, float]:
+        """Seconds of one layer without attention, what of it computing bounds, and the kernels of its largest step."""
+        host, work = self.host, cost.per_token(m)
+        norms, kernels = self._norms(cost.layer, m)
+        layer = work.products * host.gemm_stretch + work.light * host.elementwise_stretch + norms
+        compute = work.compute * host.gemm_stretch
+        if cost.has_experts:
+            experts, bound = cost.experts_s(m)
+            layer, compute, kernels = (
+                layer + experts * host.gemm_stretch,
+                compute + bound * host.gemm_stretch,
+                kernels + 1,
+            )
+        kernels = kernels + work.kernels
+        launched = float(kernels[-1]) + (EXPERT_LAUNCHES - 1) * cost.has_experts
+        return layer - np.minimum(host.kernel_overlap_s * kernels, layer / 2), compute, launched
+
+    def _norms(self, layer: Layer, m: Floats) -> tuple[Floats, Floats]:
+        """Seconds of a layer's norms, each behind an all-reduce where there are several ranks, and their kernels.
+
+        A norm reads input and residual and writes both. Mixer and MLP end in an all-reduce each; norms beyond (Gemma's before
+        and after) stand alone.
+        """
+        ranks, version, hidden = self._layout.tensor_parallel_size, self._layout.vllm_version, self._model.hidden_size
+        ends = (layer.mixer is not None) + (layer.mlp is not None)
+        norm = ops.elementwise_s(self._profile, m * (8 * hidden)) * self.host.elementwise_stretch
         if ranks == 1:
-            return 2 * norm, np.full_like(m, 2.0)
+            return layer.norms * norm, np.full_like(m, layer.norms)
+        message = 2.0 * m * hidden
         skew = self.host.reduce_skew_s * log2(ranks)
-        apart = norm + all_reduce_s(self._profile, ranks, message_bytes, version)
-        fused = fused_reduce_s(self._profile, ranks, message_bytes)
+        apart = norm + all_reduce_s(self._profile, ranks, message, version)
+        fused = fused_reduce_s(self._profile, ranks, message)
         one = ~np.isnan(fused) & self._layout.fuse_allreduce_rms
-        return 2 * (np.where(one, fused, apart) + skew), np.where(one, 2.0, 4.0)
-
-    def _gemm(self, dtype: Precision, m: Floats, n: float, k: float) -> tuple[Floats, Floats]:
-        """Seconds of a matrix product, and its share that computing bounds."""
-        kernel = ops.gemm_kernel(self._profile, dtype)
-        flops, moved = ops.gemm_work(dtype, m, n, k)
-        compute_s, memory_s = flops / kernel.flops_per_s.value, moved / kernel.bytes_per_s.value
-        seconds = ops.gemm_s(self._profile, dtype, m, n, k, in_engine=True) * self.host.gemm_stretch
-        return seconds, seconds * compute_s / (compute_s + memory_s)
+        alone = layer.norms - ends
+        across = np.zeros_like(m)
+        if isinstance(layer.mixer, Attention) and layer.mixer.qk_norm == "all":
+            # q and k are cut over the ranks, which add up their two fp32 sums of squares per token.
+            across = all_reduce_s(self._profile, ranks, 8.0 * m, version) + skew
+        return across + ends * (np.where(one, fused, apart) + skew) + alone * norm, ends * np.where(one, 1.0, 2.0) + alone
 
     def _head(self, rows: Floats) -> Floats:
         """Seconds to turn 0 … rows sampled positions into tokens: head, gather of the logits, softmax in fp32."""
@@ -195,25 +239,33 @@ class StepModel:
             seconds = seconds + all_reduce_s(profile, tp, 2.0 * at * vocab, self._layout.vllm_version) / 2
         return np.asarray(np.where(rows > 0, seconds * self._scale, 0.0), dtype=np.float64)
 
-    def _prefill_table(self, max_tokens: int) -> tuple[list[float], list[float], list[list[float]]]:
-        """log seconds of prefill attention in all layers over half-octaves of tokens and span."""
+    def _prefill_table(self, max_tokens: int, window: Window) -> list[list[float]]:
+        """log seconds of prefill attention in all layers of this window over half-octaves of tokens and span."""
         tokens = 2.0 ** (np.arange(0, 2 * np.ceil(np.log2(max_tokens)) + 1) / 2)
-        span = 2.0 ** (np.arange(0, 43) / 2)
+        span = np.exp(self._log_span)
         t, s = np.meshgrid(tokens, span, indexing="ij")
-        seconds = ops.prefill_batch_s(
-            self._profile, self._layout.kv, t, t * s / 2, (t + s) / 2, self._heads, self._kv_heads, self._model.head_dim
-        )
-        table = np.log(seconds * self._layers * self._scale * self.host.prefill_stretch)
-        return np.log(tokens).tolist(), np.log(span).tolist(), table.tolist()
+        alike = [cost for cost in self._layers if cost.window == window]
+        seconds = sum((cost.prefill_s(t, s) * cost.layer.count for cost in alike), np.zeros_like(t))
+        # A stack without any mixer takes no time; the logarithm wants some.
+        table = np.log(np.maximum(seconds * self._scale * self.host.prefill_stretch, 1e-12))
+        return table.tolist()  # type: ignore[no-any-return]
 
     def prefill_attention_s(self, chunks: Sequence[tuple[object, int, int]]) -> float:
         """Seconds of prefill attention in all layers: the chunks of a step run as one kernel with summed work."""
-        tokens, twice_pairs = 0, 0
-        for _, chunk, context in chunks:
-            tokens += chunk
-            twice_pairs += chunk * (2 * context + chunk)
-        x, y = log(tokens) / _HALF_OCTAVE, log(twice_pairs / tokens) / _HALF_OCTAVE
-        table = self._log_prefill
+        total = 0.0
+        for (window, chunked), table in self._prefill:
+            tokens, twice_pairs = 0, 0.0
+            for _, chunk, context in chunks:
+                tokens += chunk
+                if window is None or context + chunk <= window:
+                    twice_pairs += chunk * (2 * context + chunk)
+                else:
+                    twice_pairs += 2.0 * float(window_pairs(chunk, context, window, chunked=chunked))
+            total += self._interpolated(table, tokens, twice_pairs / tokens)
+        return total
+
+    def _interpolated(self, table: list[list[float]], tokens: int, span: float) -> float:
+        x, y = log(tokens) / _HALF_OCTAVE, log(span) / _HALF_OCTAVE
         i, j = min(int(x), len(table) - 2), min(int(y), len(self._log_span) - 2)
         low, high = table[i], table[i + 1]
         x, y = x - i, y - j
@@ -224,11 +276,11 @@ class StepModel:
     def _decode_nodes(self, n: int) -> tuple[list[float], list[float], list[float], list[float]]:
         """Per segment: context sum at its start, attention seconds there, slope, context sum at its end."""
         nodes = np.asarray(CONTEXT_NODES)
-        seconds = ops.decode_attention_s(
-            self._profile, self._layout.kv, n, nodes, self._heads, self._kv_heads, self._model.head_dim
-        )
-        # A longer context never takes less time; measurement noise in the table may say otherwise.
-        seconds = np.maximum.accumulate(seconds) * self._layers * self._scale * self.host.decode_stretch
+        seconds = np.zeros_like(nodes)
+        for cost in self._layers:
+            # A longer context never takes less time; measurement noise in the table may say otherwise.
+            seconds = seconds + np.maximum.accumulate(cost.decode_s(n, nodes)) * cost.layer.count
+        seconds = seconds * self._scale * self.host.decode_stretch
         sums = nodes * n
         slope = np.diff(seconds) / np.diff(sums)
         entry = (sums[:-1].tolist(), seconds[:-1].tolist(), slope.tolist(), [*sums[1:-1].tolist(), _FAR])
@@ -260,8 +312,15 @@ class StepModel:
         if chunks:
             attention = self.prefill_attention_s(chunks)
             seconds += attention
-            seconds += self.throttle_s(tokens, attention, seconds)
+            seconds += self.throttle_s(tokens, attention, seconds) + self.launching_s(tokens, seconds)
         return seconds
+
+    def launching_s(self, tokens: int, seconds: float) -> float:
+        """What a step of ``seconds`` waits for the host, which launches every kernel of a step too large for CUDA graphs."""
+        if tokens <= self._captured:
+            return 0.0
+        late = self._launches * self.host.launch_s - (seconds - self.host.step_s)
+        return late if late > 0.0 else 0.0
 
     def throttle_s(self, tokens: int, attention_s: float, seconds: float) -> float:
         """What the sustained power limit adds to a step of ``seconds`` with ``tokens`` tokens and that prefill attention.

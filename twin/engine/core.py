@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from math import ceil, inf, sqrt
 from typing import Protocol
 
 from twin.engine.config import EngineConfig
 from twin.engine.grouped import GroupedScheduler
+from twin.engine.hybrid import scheduler_of
 from twin.engine.request import Request
-from twin.engine.scheduler import Scheduler, SchedulerOutput
+from twin.engine.scheduler import SchedulerOutput
 
 LOG_COLUMNS = (
     "start_s",
@@ -72,13 +73,12 @@ class EngineCore:
     """
 
     def __init__(self, config: EngineConfig, cost: StepCost, *, leaps: bool = True) -> None:
-        grouped = config.speculation is None and config.pipeline_parallel_size == 1
-        self.scheduler = GroupedScheduler(config) if grouped else Scheduler(config)
+        self.scheduler = scheduler_of(config)
         self.cost = cost
         self._leaper = self.scheduler if leaps and isinstance(self.scheduler, GroupedScheduler) else None
         self.log = array("d")
         self.finished = array("d")
-        self.gaps: list[float] = []
+        self.gaps: MutableSequence[float] = []
         self._depth = config.batch_queue_size
         self._waits_after_empty_step = not config.rules.fills_with_empty_steps
         self._queue: deque[SchedulerOutput] = deque()
@@ -98,6 +98,11 @@ class EngineCore:
         """Requests waiting or running."""
         return len(self.scheduler.waiting) + len(self.scheduler.running)
 
+    @property
+    def has_work(self) -> bool:
+        """Requests, or steps whose output is not known yet."""
+        return bool(self.scheduler.waiting or self.scheduler.running or self._queue)
+
     def begin(self, now: float, horizon: float = inf) -> float | None:
         """Start the next step or leap at ``now``; its end, or None when there is nothing to do.
 
@@ -105,24 +110,11 @@ class EngineCore:
         """
         self._start = now
         self._horizon = horizon
-        leaper = self._leaper
-        if leaper is not None:
-            group, queue = leaper.decodes, self._queue
-            # A leap may start with what is in flight, if that is one token of each member of the group and no more.
-            if queue:
-                self._context = queue[0].decode_context
-                plain = queue[0].num_decodes == group.n and not queue[0].chunks
-            else:
-                self._context = group.context
-                plain = self._depth == 1
-            self._leap = steps = leaper.leap_steps() if plain else 0
-            if steps:
-                self._num_decodes = group.n
-                self._waiting = len(leaper.waiting)
-                self._first_free = leaper.kv.free - group.blocks_needed_now()
-                self._leap, seconds = self._leap_to(horizon - now, steps)
-                self._end = now + seconds
-                return self._end
+        steps = self._leapable()
+        if steps:
+            self._leap, seconds = self._leap_to(horizon - now, steps)
+            self._end = now + seconds
+            return self._end
         step = self._next_step()
         if step is None:
             return None
@@ -132,6 +124,27 @@ class EngineCore:
         self._first_step = self.cost.step_s(step.chunks, step.num_decodes, step.decode_context)
         self._end = now + self._first_step
         return self._end
+
+    def _leapable(self) -> int:
+        """Steps of one token for each member of the decode group, and no more, that may come now; 0 where none may."""
+        self._leap = 0
+        leaper = self._leaper
+        if leaper is None:
+            return 0
+        group, queue = leaper.decodes, self._queue
+        # A leap may start with what is in flight, if that is one token of each member of the group and no more.
+        if queue:
+            self._context = queue[0].decode_context
+            plain = queue[0].num_decodes == group.n and not queue[0].chunks
+        else:
+            self._context = group.context
+            plain = self._depth == 1
+        steps = leaper.leap_steps() if plain else 0
+        if steps:
+            self._num_decodes = group.n
+            self._waiting = len(leaper.waiting)
+            self._first_free = leaper.kv.free - group.blocks_needed_now()
+        return steps
 
     def _next_step(self) -> SchedulerOutput | None:
         """Fill the queue as vLLM does before it waits for an output; the step that runs now."""
@@ -236,7 +249,7 @@ class EngineCore:
             rise = slope * n
             seconds = inside * first + rise * (inside * (inside - 1) // 2)
             if seconds >= elapsed:
-                inside = min(_steps_in_segment(elapsed, first, rise), inside)
+                inside = min(steps_in_segment(elapsed, first, rise), inside)
                 return done + inside, total + (inside * first + rise * (inside * (inside - 1) // 2))
             done += inside
             total += seconds
@@ -247,7 +260,7 @@ class EngineCore:
             first, slope, limit = self.cost.decode_segment(n, context)
 
 
-def _steps_in_segment(elapsed: float, first: float, rise: float) -> int:
+def steps_in_segment(elapsed: float, first: float, rise: float) -> int:
     """The least k ≥ 1 with k·first + rise·k(k-1)/2 ≥ elapsed."""
     if rise <= 0.0:
         guess = elapsed / first

@@ -31,6 +31,10 @@ class VllmVersion:
             whether or not that request had been served in this step.
         fills_with_empty_steps: while the batch queue has room, neither an empty step nor an oldest step that is done keeps
             the engine from scheduling the next.
+        frees_processed_only: what has left a window is freed once the steps in flight have read it.
+        windows_cap_admission: admission asks for no more blocks than a request holds at once where a window frees some.
+        sparse_checkpoints: of windowed layers and states only what a later request may resume at is cached
+            (``prefix_cache_retention_interval`` 0, the default); otherwise all.
         async_with_pipeline: asynchronous scheduling works with pipeline parallelism (the V2 model runner).
         gpu_memory_utilization: default.
         large_memory_tier: GPUs of 160 GiB and more have a larger default of ``max_num_batched_tokens``.
@@ -46,6 +50,9 @@ class VllmVersion:
     stale_output_holds_back: bool
     victim_shifts_the_walk: bool
     fills_with_empty_steps: bool
+    frees_processed_only: bool
+    windows_cap_admission: bool
+    sparse_checkpoints: bool
     async_with_pipeline: bool
     gpu_memory_utilization: float
     large_memory_tier: bool
@@ -63,6 +70,9 @@ VERSIONS: dict[str, VllmVersion] = {
         stale_output_holds_back=True,
         victim_shifts_the_walk=True,
         fills_with_empty_steps=True,
+        frees_processed_only=True,
+        windows_cap_admission=True,
+        sparse_checkpoints=True,
         async_with_pipeline=True,
         gpu_memory_utilization=0.92,
         large_memory_tier=True,
@@ -78,6 +88,9 @@ VERSIONS: dict[str, VllmVersion] = {
         stale_output_holds_back=False,
         victim_shifts_the_walk=False,
         fills_with_empty_steps=False,
+        frees_processed_only=False,
+        windows_cap_admission=False,
+        sparse_checkpoints=False,
         async_with_pipeline=False,
         gpu_memory_utilization=0.9,
         large_memory_tier=False,
