@@ -19,6 +19,7 @@ from twin.base import InputError, TwinError
 from twin.cli.accuracy import accuracy
 from twin.cli.calibrate import calibrate_app
 from twin.cli.catalog import model_app
+from twin.cli.claims import claims
 from twin.cli.common import Session, json_text, session
 from twin.cli.hardware import hardware_app
 from twin.cli.plan import plan
@@ -54,6 +55,7 @@ def build_app() -> typer.Typer:
     app.command("validate")(validate)
     app.command("verify")(verify)
     app.command("accuracy")(accuracy)
+    app.command("claims")(claims)
     app.add_typer(traffic_app, name="traffic")
     app.add_typer(hardware_app, name="hardware")
     app.add_typer(model_app, name="model")

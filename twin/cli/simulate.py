@@ -28,9 +28,15 @@ def simulate(
     from twin.results.metrics import METRICS, summarize
     from twin.results.money import usd_per_month, usd_per_mtok
     from twin.results.run import write_run
+    from twin.spec.precision import precision_notes
     from twin.spec.scenario import load_scenario
 
     question = load_scenario(scenario, changes(overrides, seed))
+    stored = question.deployment.quantization or question.model_spec.quantization
+    for text in precision_notes(
+        question.profile, quantization=stored, kv_cache_dtype=question.deployment.kv_cache_dtype
+    ):
+        note(text)
     hourly = _usd_per_hour(question)
     simulated = run_scenario(question)
     summary = summarize(simulated, question.slo.request_bounds_s())
@@ -95,7 +101,8 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
         latency.add_row(metric.upper(), *("–" if v is None else f"{float(str(v)):,.1f}" for v in values))
     rest = Table(show_header=False)
     for name in ("request_throughput", "output_throughput", "request_goodput", "slo_attainment", "mean_num_running",
-                 "max_num_waiting", "mean_kv_cache_usage", "peak_kv_cache_usage", "busy", "num_preemptions",
+                 "max_num_waiting", "mean_kv_cache_usage", "peak_kv_cache_usage", "busy", "useful_slots",
+                 "num_preemptions",
                  "prefix_cache_hit_rate"):  # fmt: skip
         value = float(str(payload[name]))
         rest.add_row(name, f"{value:.1%}" if units[name] == "share" else f"{value:,.2f} {units[name]}")

@@ -44,6 +44,9 @@ METRICS = (
     Metric("mean_kv_cache_usage", "share", "time mean of used / usable KV blocks"),
     Metric("peak_kv_cache_usage", "share", "most used / usable KV blocks during a step"),
     Metric("busy", "share", "time with a step in flight / duration, mean over replicas"),
+    Metric(
+        "useful_slots", "share", "tokens that requests needed / token slots computed, padding and recomputing included"
+    ),
     Metric("num_preemptions", "count", "requests that lost their KV blocks and were recomputed"),
     Metric("prefix_cache_hit_rate", "share", "prompt tokens found in the prefix cache / prompt tokens asked for"),
 )
@@ -124,8 +127,9 @@ def summarize(sim: Simulated, bounds_s: Mapping[str, float] | None = None) -> di
     }
     for name in ("ttft", "tpot", "e2el", "queue"):
         summary |= quantiles_ms(name, getattr(table, f"{name}_s"))
-    summary |= itl_ms(sim.logs, sim.gaps)
+    summary |= itl_ms(sim.gap_logs, sim.gaps)
     summary |= _occupancy(sim, duration)
+    summary["useful_slots"] = useful_slots(sim)
     summary["num_preemptions"] = sim.num_preemptions
     summary["prefix_cache_hit_rate"] = sim.hit_tokens / sim.queried_tokens if sim.queried_tokens else 0.0
     summary["load"] = load_state(sim)
@@ -157,6 +161,18 @@ def _occupancy(sim: Simulated, duration: float) -> dict[str, float]:
         "peak_kv_cache_usage": peak_used,
         "busy": busy / duration / replicas,
     }
+
+
+def useful_slots(sim: Simulated) -> float:
+    """Share of the token slots that engines computed which some request needed: each of its prompt's tokens that was not in
+    the prefix cache, and each of its output tokens but the last, once. The rest is padding, or was computed again.
+    """
+    computed = sim.recomputed_tokens
+    for log in sim.logs:
+        column = dict(zip(LOG_COLUMNS, log.T, strict=True))
+        computed += float((column["prefill_tokens"] + column["steps"] * column["num_decodes"]).sum())
+    needed = sim.table["input_tokens"] - sim.table["cached_tokens"] + sim.table["output_tokens"] - 1
+    return float(needed.sum()) / computed if computed else 1.0
 
 
 def load_state(sim: Simulated) -> str:

@@ -24,6 +24,7 @@ from twin.base import Frozen, InputError, parse_share
 from twin.spec.engine import EngineSettings
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.hypothetical import Hypothetical, hypothetical
+from twin.spec.layout import Fabric, check_layout, replica_gpus
 from twin.spec.model import ModelSpec, load_model
 from twin.spec.precision import KvCacheDtype, Quantization, check_precision
 from twin.spec.prices import PriceKind
@@ -60,22 +61,33 @@ class Traffic(Frozen):
 
 
 class Deployment(Frozen):
-    """Replicas of one kind; each is one vLLM engine on ``tensor_parallel_size`` GPUs.
+    """Replicas of one kind; each is one ``vllm serve`` of ``data_parallel_size`` ranks on ``tensor_parallel_size`` ×
+    ``pipeline_parallel_size`` GPUs each (:mod:`twin.spec.layout`).
 
+    ``routing`` chooses a replica; among ranks vLLM's own balancing does. ``inter_node`` is the network of a replica on several
+    nodes. Data-parallel ranks of a dense model are independent engines; those of a mixture of experts step together.
     ``hardware`` changes figures of the GPU, for one that does not exist (:mod:`twin.spec.hypothetical`).
+    ``cpu_cores`` for each replica, and its ``api_server_count`` (vLLM's; 1 where only cores are given): with either, requests
+    wait for a core that tokenises (:mod:`twin.cluster.frontend`); with neither there are cores enough.
     """
 
     gpu: str
     hardware: Hypothetical | None = None
     tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    enable_expert_parallel: bool = False
     replicas: PositiveInt = 1
     quantization: Quantization = None
     kv_cache_dtype: KvCacheDtype = "auto"
     routing: Routing = "round_robin"
+    inter_node: Fabric = Fabric()
+    api_server_count: PositiveInt | None = None
+    cpu_cores: PositiveInt | None = None
 
     @property
     def num_gpus(self) -> int:
-        return self.tensor_parallel_size * self.replicas
+        return replica_gpus(self) * self.replicas
 
 
 class Client(Frozen):
@@ -116,6 +128,7 @@ class Scenario(Frozen):
 
     name: str = Field("scenario", pattern=r"^[\w.-]+$")
     model: str
+    hf_overrides: dict[str, Any] | None = None
     traffic: Traffic
     deployment: Deployment
     engine: EngineSettings = EngineSettings()
@@ -132,8 +145,11 @@ class Scenario(Frozen):
 
     @cached_property
     def model_spec(self) -> ModelSpec:
-        """Raises :class:`InputError` for an unknown model."""
-        return load_model(self.model)
+        """With ``hf_overrides`` in place of what its config.json says, as vLLM's ``--hf-overrides``.
+
+        Raises :class:`InputError` for an unknown model, or fields that make none.
+        """
+        return load_model(self.model, self.hf_overrides)
 
     @cached_property
     def profile(self) -> HardwareProfile:
@@ -156,11 +172,15 @@ class Scenario(Frozen):
         with _field("model"):
             model = self.model_spec
         profile = self.profile
-        with _field("deployment.tensor_parallel_size"):
-            model.check_tensor_parallel(deployment.tensor_parallel_size)
-            _check_node(deployment, profile)
+        check_layout(model, deployment, profile.facts.num_gpus_per_node)
+        if deployment.routing == "internal_lb" and deployment.data_parallel_size > 1 < deployment.replicas:
+            raise InputError(
+                "internal_lb is what the ranks of one vllm serve have: for several replicas of several ranks choose another",
+                where="deployment.routing",
+            )
         with _field("deployment.kv_cache_dtype" if deployment.quantization is None else "deployment.quantization"):
-            check_precision(profile, quantization=deployment.quantization, kv_cache_dtype=deployment.kv_cache_dtype)
+            stored = deployment.quantization or model.quantization
+            check_precision(profile, quantization=stored, kv_cache_dtype=deployment.kv_cache_dtype)
         with _field("engine"):
             engine = self.engine.resolved(profile, model.max_position_embeddings)
         return self.model_copy(update={"engine": engine})
@@ -210,12 +230,6 @@ def _map_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
         name = section.get(key) if isinstance(section, dict) else None
         if isinstance(name, str) and not os.path.isabs(name) and (always or name.endswith((".json", ".yaml"))):
             section[key] = str(change(name))
-
-
-def _check_node(deployment: Deployment, profile: HardwareProfile) -> None:
-    node = profile.facts.num_gpus_per_node
-    if deployment.tensor_parallel_size > node:
-        raise InputError(f"{deployment.tensor_parallel_size} GPUs are more than the {node} of a node")
 
 
 @contextmanager

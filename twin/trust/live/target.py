@@ -73,6 +73,8 @@ class Target:
     def flags(self) -> list[str]:
         """The deployment's flags, as every plan prints them, and those of its settings that differ from vLLM's."""
         where, settings = self.scenario.deployment, self.scenario.engine
+        if settings.baseline is not None:
+            raise InputError(f"vLLM has no {settings.baseline}: a baseline cannot be verified on it", where="engine")
         config = self.fleet().config
         candidate = Candidate(
             where.gpu, where.tensor_parallel_size, 1, where.quantization, where.kv_cache_dtype,
@@ -86,8 +88,9 @@ class Target:
                 words += _flag(name, value)
         if settings.num_gpu_blocks is not None:
             words += ["--num-gpu-blocks-override", str(settings.num_gpu_blocks)]
+        words += settings.lever_flags()
         if self.profile.device == "cpu":
-            words.append("--enforce-eager")
+            words += [] if settings.enforce_eager else ["--enforce-eager"]
         elif not settings.async_scheduling:
             words.append("--no-async-scheduling")
         return words
