@@ -185,7 +185,9 @@ def test_too_small_a_budget_says_what_the_cheapest_costs(ask: Ask, answer: Plan)
 def test_a_model_that_fits_nowhere(load: Workload) -> None:
     from twin.spec.model import load_model
 
-    request = replace(asked(load, "l40s"), model=load_model("meta-llama/Llama-3.1-405B"))
+    model = load_model("meta-llama/Llama-3.1-405B")
+    tall = model.model_copy(update={"layers": tuple(x.model_copy(update={"count": 4 * x.count}) for x in model.layers)})
+    request = replace(asked(load, "l40s"), model=tall)
     found = make_plan(request)
     assert str(found["binding"]).startswith("memory:")
     assert found["screened"] == 0

@@ -7,16 +7,18 @@ import pytest
 
 from twin.base import InputError
 from twin.cost.memory import memory_budget
+from twin.plan.precisions import KV_CACHE_DTYPES, QUANTIZATIONS, Precisions
 from twin.plan.space import (
-    KV_CACHE_DTYPES,
     MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
     NOT_WHOLE_NODES,
     OVER_BUDGET,
     OVER_MAX_GPUS,
-    QUANTIZATIONS,
     TENSOR_PARALLEL_SIZES,
+    Candidate,
     Limits,
+    ReplicaKind,
+    layouts,
     replica_kinds,
 )
 from twin.plan.workload import cached_tokens, make_workload
@@ -25,23 +27,72 @@ from twin.spec.model import load_model
 from twin.traffic.trace import Trace
 
 SETTINGS = len(MAX_NUM_SEQS) * len(MAX_NUM_BATCHED_TOKENS)
-LAYOUTS = len(TENSOR_PARALLEL_SIZES) * len(QUANTIZATIONS) * len(KV_CACHE_DTYPES)
+PRECISIONS = len(QUANTIZATIONS) * len(KV_CACHE_DTYPES)
+
+
+def layouts_tried(kinds: list[ReplicaKind], gpu: str) -> list[tuple[int, int]]:
+    """(TP, PP) of what was tried on one GPU, told by what starts there."""
+    profile = load_profile(gpu)
+    plain = {
+        k.layout.tensor_parallel_size for k in kinds if k.profile.name == gpu and k.layout.pipeline_parallel_size == 1
+    }
+    model = kinds[0].model
+    return [(x.tensor_parallel_size, x.pipeline_parallel_size) for x in layouts(model, profile, plain)]
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "meta-llama/Llama-3.1-70B", "Qwen/Qwen2.5-7B"])
 def test_every_setting_is_startable_or_refused_with_a_reason(model: str) -> None:
-    gpus = [load_profile(name) for name in ("a100_sxm", "l40s", "h200_sxm")]
+    names = ("a100_sxm", "l40s", "h200_sxm")
+    gpus = [load_profile(name) for name in names]
     kinds, refused = replica_kinds(load_model(model), gpus, max_model_len=8192, gpu_memory_utilization=0.92)
     startable = sum(int((kind.num_gpu_blocks > 0).sum()) for kind in kinds)
-    assert startable + sum(refused.values()) == len(gpus) * LAYOUTS * SETTINGS
+    tried = sum(len(layouts_tried(kinds, name)) for name in names)
+    assert startable + sum(refused.values()) == tried * PRECISIONS * SETTINGS
     assert all(reason for reason in refused)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "meta-llama/Llama-3.1-70B"])
+def test_pipeline_stages_are_not_tried_where_tensor_parallelism_starts(model: str) -> None:
+    gpus = [load_profile(name) for name in ("a100_sxm", "l40s")]
+    kinds, _ = replica_kinds(load_model(model), gpus, max_model_len=8192, gpu_memory_utilization=0.92)
+    assert all(layouts_tried(kinds, gpu.name) == [(tp, 1) for tp in TENSOR_PARALLEL_SIZES] for gpu in gpus)
+
+
+def test_a_model_larger_than_a_node_gets_stages_on_several() -> None:
+    kinds, _ = replica_kinds(
+        load_model("meta-llama/Llama-3.1-405B"),
+        [load_profile("a100_sxm")],
+        max_model_len=8192,
+        gpu_memory_utilization=0.92,
+        precisions=Precisions(quantizations=(None,), kv_cache_dtypes=("auto",)),
+    )
+    found = {(k.layout.tensor_parallel_size, k.layout.pipeline_parallel_size) for k in kinds}
+    assert found == {(4, 4), (8, 2), (8, 4)}
+    candidate = next(k for k in kinds if k.num_gpus == 16 and k.layout.tensor_parallel_size == 8).candidate(0, 0, 2)
+    assert candidate.id.startswith("a100_sxm-tp8pp2x2-bf16")
+    assert candidate.num_gpus == 32
+
+
+def test_a_mixture_of_experts_gets_ranks_over_one_set_of_experts() -> None:
+    model = load_model("Qwen/Qwen3-30B-A3B")
+    tried = [
+        (x.tensor_parallel_size, x.data_parallel_size, x.enable_expert_parallel)
+        for x in layouts(model, load_profile("h100_sxm"), {1})
+    ]
+    assert tried[:4] == [(tp, 1, False) for tp in TENSOR_PARALLEL_SIZES]
+    assert (1, 8, True) in tried
+    assert (4, 2, True) in tried
+    assert all(tp * dp <= 8 for tp, dp, _ in tried)
+    candidate = Candidate("h100_sxm", 2, 3, None, "auto", 256, 8192, 1, 4, True)
+    assert candidate.num_gpus == 24
+    assert candidate.id == "h100_sxm-tp2dp4epx3-bf16-kvauto-s256-b8192"
 
 
 def test_refusals_name_heads_precision_and_memory() -> None:
     gpus = [load_profile("a100_sxm"), load_profile("l40s")]
     _, refused = replica_kinds(load_model("Qwen/Qwen2.5-7B"), gpus, max_model_len=8192, gpu_memory_utilization=0.92)
     assert any("28 attention heads" in reason and "8" in reason for reason in refused)
-    assert refused["a100_sxm has no fp8 tensor cores: fp8 weights wait until their emulation is modelled"] > 0
+    assert any(reason.startswith("a100_sxm has no ") and "fp8 tensor cores" in reason for reason in refused)
     _, refused = replica_kinds(
         load_model("meta-llama/Llama-3.1-70B"), gpus, max_model_len=100_000, gpu_memory_utilization=0.92
     )
@@ -95,3 +146,40 @@ def test_cached_tokens_are_the_leading_blocks_seen_before() -> None:
     hashes = ((1, 2, 3), (1, 2, 4), (5, 2), (1, 2, 3))
     trace = Trace(np.arange(4.0), np.array([1500, 1500, 700, 1300]), np.ones(4, int), prefix_hashes=hashes)
     assert cached_tokens(trace).tolist() == [0, 1024, 0, 1299]
+
+
+def refusals(model: str, *gpus: str, **limits: object) -> tuple[set[str | None], dict[str, int]]:
+    """Formats of weights that start, and what was refused."""
+    kinds, refused = replica_kinds(
+        load_model(model),
+        [load_profile(gpu) for gpu in gpus],
+        max_model_len=4096,
+        gpu_memory_utilization=0.92,
+        precisions=Precisions(**limits),  # type: ignore[arg-type]
+    )
+    return {kind.layout.quantization for kind in kinds}, refused
+
+
+def test_formats_asked_for_take_the_place_of_the_usual_ones() -> None:
+    started, _ = refusals("Qwen/Qwen3-8B", "h100_sxm", quantizations=("fp8", "ffn_fp8"), kv_cache_dtypes=("auto",))
+    assert started == {"fp8", "ffn_fp8"}
+    _, refused = refusals("Qwen/Qwen3-8B", "b200_sxm", quantizations=("int8",), kv_cache_dtypes=("auto",))
+    assert any("int8 products stop at compute capability 9.0" in reason for reason in refused)
+    _, refused = refusals("Qwen/Qwen3-8B", "h100_sxm", quantizations=("mxfp4",), kv_cache_dtypes=("auto",))
+    assert set(refused) == {"mxfp4 is a format of experts, of which Qwen/Qwen3-8B has none"}
+
+
+def test_limits_on_loss_and_bits_are_obeyed_and_counted() -> None:
+    started, refused = refusals("Qwen/Qwen3-8B", "h100_sxm", min_bits=16)
+    assert started == {None}
+    assert (
+        refused["fp8 weights with auto KV cache: 8 bits, below --min-bits 16"] == len(TENSOR_PARALLEL_SIZES) * SETTINGS
+    )
+    started, refused = refusals("Qwen/Qwen3-8B", "h100_sxm", max_accuracy_loss=0.003)
+    assert started == {None}
+    assert any("an expected accuracy loss of 0.4%, above --max-accuracy-loss 0.003" in reason for reason in refused)
+    started, _ = refusals("Qwen/Qwen3-8B", "h100_sxm", max_accuracy_loss=0.01)
+    assert started == {None, "fp8"}
+    started, refused = refusals("Qwen/Qwen3-8B", "h100_sxm", quantizations=("ffn_fp8",), max_accuracy_loss=0.5)
+    assert started == set()
+    assert any("no published figure of the accuracy lost" in reason for reason in refused)

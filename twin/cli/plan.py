@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twin.spec.scenario import Scenario
 
 _LENGTHS = "Tokens: 1200, or median=1200,p99=6000."
+_FORMATS = "Weights: none,fp8,w4a16 (docs/precisions.md); none,fp8 unless given."
 _BOUND = "Promise, in ms unless a unit is given; p99 unless p90:500ms."
 
 
@@ -50,6 +51,10 @@ def plan(
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="As vLLM's.")] = None,
     vllm_version: Annotated[str, typer.Option(help="Release whose rules hold: 0.32 or 0.19.")] = "0.32",
     too_long: Annotated[TooLong, typer.Option(help="Requests beyond the model's context.")] = "error",
+    quantization: Annotated[str | None, typer.Option(help=_FORMATS)] = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="auto,fp8 unless given.")] = None,
+    max_accuracy_loss: Annotated[str | None, typer.Option(help="1%: of the average benchmark score.")] = None,
+    min_bits: Annotated[float | None, typer.Option(help="Fewest bits of a weight or cache entry.", min=1)] = None,
     fixed: Annotated[Path | None, typer.Option(help="Scenario: judge this deployment instead.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.", min=0)] = 0,
     jobs: Annotated[int, typer.Option(help="Processes; the plan is the same for any number.", min=1)] = 2,
@@ -89,6 +94,10 @@ def plan(
             "price_book": price_book,
             "vllm_version": vllm_version,
             "gpu_memory_utilization": gpu_memory_utilization,
+            "quantization": quantization,
+            "kv_cache_dtype": kv_cache_dtype,
+            "max_accuracy_loss": max_accuracy_loss,
+            "min_bits": min_bits,
         },
         {"ttft": ttft, "tpot": tpot, "e2el": e2el},
         max_gpus=max_gpus,
@@ -128,8 +137,8 @@ def _write_run(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path) 
         gpu=candidate.gpu,
         tensor_parallel_size=candidate.tensor_parallel_size,
         replicas=candidate.replicas,
-        quantization="fp8" if candidate.quantization else None,
-        kv_cache_dtype="fp8" if candidate.kv_cache_dtype == "fp8" else "auto",
+        quantization=candidate.quantization,
+        kv_cache_dtype=candidate.kv_cache_dtype,
         routing="least_loaded" if outcome.deployment.routing == "least_loaded" else "round_robin",
     )
     engine = EngineSettings(

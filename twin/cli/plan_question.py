@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from twin.plan.plan import PlanRequest
+    from twin.plan.precisions import Precisions
     from twin.spec.scenario import Scenario, Traffic
 
 TooLong = Literal["error", "drop", "truncate"]
 Kind = Literal["on_demand", "reserved", "spot", "owned"]
+OF_A_SCENARIO = ("model", "gpu", "quantization", "kv_cache_dtype")
+"""Flags that a deployment to judge leaves no room for."""
 
 
 def rate_factor(rate: str | None, growth: str | None, months: float) -> float:
@@ -115,8 +118,9 @@ def request_of(
     from twin.spec.slo import Slo, parse_budget
     from twin.spec.versions import VERSIONS
 
-    if today is not None and (names["model"] or names["gpu"]):
-        raise InputError("--fixed judges the model and the GPU of its scenario; leave out --model and --gpu")
+    given = [f"--{name.replace('_', '-')}" for name in OF_A_SCENARIO if names[name]]
+    if today is not None and given:
+        raise InputError(f"--fixed judges the deployment of its scenario; leave out {' and '.join(given)}")
     version = today.engine.vllm_version if today else names["vllm_version"]
     if version not in VERSIONS:
         raise unknown_name("vLLM version", version, VERSIONS)
@@ -145,6 +149,7 @@ def request_of(
         notes=notes,
         vllm_version=version,
         gpu_memory_utilization=memory,
+        precisions=_precisions(names, spec.quantization),
         **others,
     )
     wanted = Scenario(
@@ -158,6 +163,27 @@ def request_of(
         seed=seed,
     )
     return request, wanted
+
+
+def _precisions(names: dict[str, Any], checkpoint: str | None) -> Precisions:
+    """The formats asked for and the limits on them. Raises :class:`InputError` for an unknown name or limit."""
+    from twin.plan.precisions import Precisions
+    from twin.spec.precision import kv_cache_name, quantization_name
+
+    weights = [quantization_name(text) for text in _listed(names["quantization"])]
+    if checkpoint is None:
+        weights = [None if name == "bf16" else name for name in weights]
+    limit = names["max_accuracy_loss"]
+    return Precisions(
+        quantizations=tuple(dict.fromkeys(weights)),
+        kv_cache_dtypes=tuple(dict.fromkeys(kv_cache_name(text) for text in _listed(names["kv_cache_dtype"]))),
+        max_accuracy_loss=None if limit is None else share(limit, "--max-accuracy-loss"),
+        min_bits=names["min_bits"],
+    )
+
+
+def _listed(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",")]
 
 
 def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any, dict[str, Any], tuple[str, ...]]:

@@ -14,7 +14,8 @@ def option_row(item: dict[str, Any]) -> dict[str, object]:
     metrics = {key: value for key, value in item["metrics"].items() if not isinstance(value, (dict, list))}
     quoted = item["accuracy"]["quoted"]
     said = {"accuracy": quoted["text"] if quoted else None, "misses": "; ".join(item.get("misses", []))}
-    return {**flat, **metrics, **said}
+    precision = {name: item["precision"][name] for name in ("expected_accuracy_loss", "accuracy_loss_source")}
+    return {**flat, **metrics, **precision, **said}
 
 
 def plan_table(payload: dict[str, Any]) -> RenderableType:
@@ -69,7 +70,7 @@ def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
             label,
             f"{item['num_gpus']} {item['gpu']}",
             f"TP{item['tensor_parallel_size']} × {item['replicas']}",
-            f"{item['quantization'] or 'bf16'}/{item['kv_cache_dtype']}",
+            f"{item['precision']['weights']}/{item['precision']['kv_cache']}",
             f"{item['max_num_seqs']}/{item['max_num_batched_tokens']}",
             f"{item['usd_per_month']:,.0f}",
             _ms(item, "ttft", shown),
@@ -121,9 +122,16 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
         + (f" ({', '.join(chosen['outside_because'])})" if chosen["outside_because"] else "")
         + f"; {known}.",
         *([f"Accuracy: {errors['quoted']['text']}"] if errors["quoted"] else []),
+        *_precision_lines(chosen["precision"]),
         f"Price: ${price['value']:.2f} per GPU hour ({price['origin']}, {price['date']}).",
     ]
     return [Text(line) for line in lines]
+
+
+def _precision_lines(precision: dict[str, Any]) -> list[str]:
+    loss = precision["expected_accuracy_loss"]
+    said = "not published" if loss is None else f"{loss:.1%} of the average benchmark score"
+    return [f"Expected accuracy loss: {said} ({precision['accuracy_loss_source']}).", *precision["notes"]]
 
 
 def _shell_lines(command: str, width: int = 96) -> str:

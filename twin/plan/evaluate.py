@@ -32,7 +32,15 @@ class Deployment:
 
     @property
     def fleet(self) -> Fleet:
-        return Fleet(self.config, self.step, self.candidate.replicas, self.routing)
+        ranks, together = self.candidate.data_parallel_size, self.candidate.enable_expert_parallel
+        return Fleet(
+            self.config,
+            self.step,
+            self.candidate.replicas,
+            self.routing,
+            data_parallel_size=ranks,
+            lockstep=together and ranks > 1,
+        )
 
 
 @dataclass(frozen=True, eq=False)

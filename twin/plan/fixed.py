@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from twin.plan.plan import SCHEMA_VERSION, Plan, PlanRequest, notes_of, traffic
 from twin.plan.screen import capacity_per_s, curve, most_decodes
 from twin.plan.space import MAX_NUM_SEQS, Candidate, ReplicaKind
 from twin.plan.workload import Workload
+from twin.spec.engine import EngineSettings
 from twin.spec.scenario import Scenario
 
 BISECTIONS = 8
@@ -53,7 +55,9 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
     outcome = today.at(request.load)
     misses = list(outcome.misses)
     over = request.limits.violation(outcome.candidate.gpu, outcome.candidate.num_gpus)
-    misses += [over] if over else []
+    where = scenario.deployment
+    limited = request.precisions.refusal(request.model, where.quantization, where.kv_cache_dtype)
+    misses += [reason for reason in (over, limited) if reason]
     shown = option(
         outcome,
         model=request.model,
@@ -64,6 +68,7 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
         gpu_memory_utilization=scenario.engine.gpu_memory_utilization or request.gpu_memory_utilization,
         names=("deployed",),
     )
+    shown["vllm_command"] = _command(str(shown["vllm_command"]), scenario.engine)
     factor, tried = highest_factor(today, outcome)
     payload: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
@@ -90,6 +95,13 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
     return Plan(payload, None if misses else outcome)
 
 
+def _command(command: str, settings: EngineSettings) -> str:
+    """``command`` with the levers that are pulled; for a baseline that there is none."""
+    if settings.baseline is not None:
+        return f"# vLLM has no {settings.baseline}"
+    return " ".join([command, *(shlex.quote(word) for word in settings.lever_flags())])
+
+
 def _today(request: PlanRequest, scenario: Scenario) -> _Today:
     fleet, where = fleet_of(scenario), scenario.deployment
     config = fleet.config
@@ -101,13 +113,16 @@ def _today(request: PlanRequest, scenario: Scenario) -> _Today:
         where.kv_cache_dtype,
         config.max_num_seqs,
         config.max_num_batched_tokens,
+        where.pipeline_parallel_size,
+        where.data_parallel_size,
+        where.enable_expert_parallel,
     )
     blocks = np.array([[config.num_gpu_blocks]])
     tables = max(config.max_num_batched_tokens, 2 * max(MAX_NUM_SEQS))
     kind = ReplicaKind(request.model, scenario.profile, candidate.layout, blocks, config.block_size, tables)
     seats = np.array([config.max_num_seqs])
     most = most_decodes(request.load, seats, blocks[0], config.block_size)
-    capacity = capacity_per_s(curve(kind, request.load, config.max_num_batched_tokens), most)
+    capacity = capacity_per_s(kind, curve(kind, request.load, config.max_num_batched_tokens), most)
     return _Today(request, candidate, fleet, float(capacity[0]))
 
 

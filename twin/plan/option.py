@@ -8,23 +8,28 @@ from collections.abc import Mapping
 import numpy as np
 
 from twin.base import Estimate
-from twin.cost import operators as ops
-from twin.cost.collectives import all_reduce_in_range
 from twin.engine.config import EngineConfig
 from twin.plan.evaluate import Outcome
+from twin.plan.measured import kernel_mapes, outside
 from twin.plan.space import Candidate
 from twin.plan.workload import Workload
 from twin.results.money import usd_per_month, usd_per_mtok
 from twin.spec.accuracy import load_accuracy, quoted
 from twin.spec.hardware import HardwareProfile
 from twin.spec.model import ModelSpec
+from twin.spec.precision import expected_loss, precision_notes, weight_format
 
 
 def vllm_command(model: str, candidate: Candidate, config: EngineConfig, gpu_memory_utilization: float) -> str:
     """The command that starts one replica; the router in front of several is the user's."""
     words = ["vllm", "serve", model, "--tensor-parallel-size", str(candidate.tensor_parallel_size)]
-    if candidate.quantization:
-        words += ["--quantization", candidate.quantization]
+    if candidate.pipeline_parallel_size > 1:
+        words += ["--pipeline-parallel-size", str(candidate.pipeline_parallel_size)]
+    if candidate.data_parallel_size > 1:
+        words += ["--data-parallel-size", str(candidate.data_parallel_size)]
+    if candidate.enable_expert_parallel:
+        words.append("--enable-expert-parallel")
+    words += weight_format(candidate.quantization).flags
     if candidate.kv_cache_dtype != "auto":
         words += ["--kv-cache-dtype", candidate.kv_cache_dtype]
     words += ["--max-num-seqs", str(config.max_num_seqs)]
@@ -57,7 +62,9 @@ def option(
         "gpu": candidate.gpu,
         "num_gpus": candidate.num_gpus,
         "tensor_parallel_size": candidate.tensor_parallel_size,
-        "pipeline_parallel_size": 1,
+        "pipeline_parallel_size": candidate.pipeline_parallel_size,
+        "data_parallel_size": candidate.data_parallel_size,
+        "enable_expert_parallel": candidate.enable_expert_parallel,
         "replicas": candidate.replicas,
         "routing": outcome.deployment.routing,
         "quantization": candidate.quantization,
@@ -86,7 +93,8 @@ def option(
         "slo_met": outcome.slo_met,
         "calibrated": "outside" if trusted else "inside",
         "outside_because": trusted,
-        "accuracy": accuracy(profile, candidate),
+        "accuracy": accuracy(model, profile, candidate),
+        "precision": precision(model, profile, candidate),
         "vllm_command": vllm_command(model_name, candidate, config, gpu_memory_utilization),
     }
 
@@ -99,44 +107,38 @@ def extrapolations(
     The point: the mean number of running requests per replica at their mean context, and a prompt of mean
     length.
     """
-    layout, tp = candidate.layout, candidate.tensor_parallel_size
-    heads, kv_heads, dim = model.num_attention_heads // tp, model.kv_heads_per_gpu(tp), model.head_dim
     running = max(float(str(outcome.summary["mean_num_running"])) / candidate.replicas, 1.0)
     prompt = float(np.clip(load.prefill_tokens.mean(), 1, candidate.max_num_batched_tokens))
-    tokens = np.array([running, prompt])
-    q, kv, inter = heads * dim, kv_heads * dim, model.intermediate_size / tp
-    hidden = model.hidden_size
-    shapes = [(q + 2 * kv, hidden), (hidden, q), (2 * inter, hidden), (hidden, inter)]
-    inside = {
-        "matrix multiplications": all(
-            ops.gemm_in_range(profile, layout.weights, tokens, n, k).all() for n, k in shapes
-        ),
-        "decode attention": ops.decode_in_range(
-            profile, layout.kv, running, load.mean_context, heads, kv_heads, dim
-        ).all(),
-        "prefill attention": ops.prefill_in_range(
-            profile, layout.kv, prompt, prompt * prompt / 2, heads, kv_heads, dim
-        ).all(),
-        "all-reduce": all_reduce_in_range(profile, tp, 2.0 * tokens * hidden).all(),
-        "host time (none fitted: counted as 0)": profile.host is not None,
-    }
-    return [what for what, measured in inside.items() if not measured]
+    return outside(model, profile, candidate.layout, running=running, context=load.mean_context, prompt=prompt)
 
 
-def accuracy(profile: HardwareProfile, candidate: Candidate) -> Mapping[str, object]:
+def accuracy(model: ModelSpec, profile: HardwareProfile, candidate: Candidate) -> Mapping[str, object]:
     """The errors that the profile keeps: of its kernels on held-out serving shapes, and of whole runs from
     the model. ``quoted``: what measurements of this GPU, and GPUs left out of fits, say (:mod:`twin.spec.accuracy`).
     """
-    layout, host = candidate.layout, profile.host
-    kernels = {
-        "gemm": profile.kernels.gemm[layout.weights],
-        "decode_attention": next(a.kernel for a in profile.kernels.decode_attention if a.kv == layout.kv),
-        "prefill_attention": next(a.kernel for a in profile.kernels.prefill_attention if a.kv == layout.kv),
-    }
+    host = profile.host
     return {
         "tpot_error": host.tpot_error if host else None,
         "ttft_error": host.ttft_error if host else None,
         "host_origin": host.step_s.origin if host else None,
-        "kernel_mape": {name: kernel.held_out.serving.mape for name, kernel in kernels.items()},
+        "kernel_mape": kernel_mapes(model, profile, candidate.layout),
         "quoted": quoted(load_accuracy(), profile),
+    }
+
+
+def precision(model: ModelSpec, profile: HardwareProfile, candidate: Candidate) -> Mapping[str, object]:
+    """The formats: what vLLM does where the GPU lacks them, the checkpoint that they need, and the expected loss of average
+    benchmark score (a share; ``None``: unknown) with its source.
+    """
+    stored, kv = weight_format(candidate.quantization or model.quantization), candidate.kv_cache_dtype
+    loss = expected_loss(candidate.quantization, kv, checkpoint=model.quantization)
+    notes = precision_notes(profile, quantization=stored.name, kv_cache_dtype=kv)
+    if candidate.quantization is not None and stored.checkpoint is not None:
+        notes.append(f"--quantization does not make it: serve a checkpoint of it ({stored.checkpoint})")
+    return {
+        "weights": stored.name,
+        "kv_cache": kv,
+        "expected_accuracy_loss": loss.value,
+        "accuracy_loss_source": loss.source,
+        "notes": notes,
     }

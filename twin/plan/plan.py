@@ -16,10 +16,11 @@ import numpy as np
 from twin.base import Estimate
 from twin.plan.evaluate import Outcome
 from twin.plan.option import option
+from twin.plan.precisions import Precisions, limit_of
 from twin.plan.screen import OVERLOADED, Screen, screen
 from twin.plan.search import front, rerun, search
 from twin.plan.simulator import Progress, Simulator, silent
-from twin.plan.space import PURSE, Limits, ReplicaKind, replica_kinds
+from twin.plan.space import PURSE, USUAL_PRECISIONS, Limits, ReplicaKind, replica_kinds
 from twin.plan.workload import Workload, bound_text
 from twin.results.money import usd_per_month
 from twin.spec.hardware import HardwareProfile
@@ -56,6 +57,7 @@ class PlanRequest:
     seed: int = 0
     jobs: int = 1
     notes: tuple[str, ...] = ()
+    precisions: Precisions = USUAL_PRECISIONS
 
     @property
     def model_name(self) -> str:
@@ -110,6 +112,7 @@ def solve(request: PlanRequest, progress: Progress = silent) -> Plan:
         request.profiles,
         max_model_len=request.load.max_model_len,
         gpu_memory_utilization=request.gpu_memory_utilization,
+        precisions=request.precisions,
     )
     judged = screen(kinds, request.load, request.slo.bounds, request.limits, request.headroom)
     found = _searched(request, judged, judged.alive(), progress)
@@ -198,10 +201,8 @@ def _why_not(
     """
     misses = [(outcome, outcome.misses) for outcome in found.whole]
     if not kinds:
-        return (
-            f"memory: {request.model_name} runs on none of these GPUs: {refused.most_common(1)[0][0]}",
-            misses,
-        )
+        why = refused.most_common(1)[0][0]
+        return f"{limit_of(why) or 'memory'}: {request.model_name} runs on none of these GPUs: {why}", misses
     beyond = judged.alive(within_limits=False)
     beyond = beyond[judged.reason[beyond] > 0]
     if beyond.size:

@@ -173,8 +173,8 @@ def screen(
         setting, count = (grid.ravel() for grid in np.meshgrid(np.arange(len(settings)), replicas, indexing="ij"))
         rate = load.peak_rate_per_s / count
         utilisation = rate / capacity[setting]
-        ttft, tpot = _estimates(kind, load, settings[setting, 1], rate, utilisation, at)
-        gpus = count * kind.layout.tensor_parallel_size
+        ttft, tpot = _estimates(kind, load, settings[setting, 1], rate / kind.batches, utilisation, at)
+        gpus = count * kind.num_gpus
         reason = _bought(kind.profile.name, gpus, limits, names)
         above = f"utilisation above {1 - headroom:.0%} at the busiest five minutes"
         reason[utilisation > 1 - headroom] = names.setdefault(above, len(names))
@@ -209,11 +209,17 @@ def _capacities(kind: ReplicaKind, load: Workload, settings: Ints) -> tuple[Floa
     """
     curves = {j: curve(kind, load, MAX_NUM_BATCHED_TOKENS[j]) for j in np.unique(settings[:, 1]).tolist()}
     seats = np.array(MAX_NUM_SEQS)[settings[:, 0]]
-    most = most_decodes(load, seats, kind.num_gpu_blocks[settings[:, 0], settings[:, 1]], kind.block_size)
+    blocks = kind.num_gpu_blocks[settings[:, 0], settings[:, 1]]
+    most = most_decodes(load, seats, blocks, kind.block_size)
+    if (
+        kind.memory is not None and len(kind.memory.kv_groups) > 1
+    ):  # windows and states hold less than the whole sequence
+        held = blocks / kind.memory.blocks_per_request(max(round(load.mean_resident_tokens), 1))
+        most = np.asarray(np.minimum(seats, held), dtype=np.float64)
     capacity = np.empty(len(settings))
     for j, found in curves.items():
         rows = settings[:, 1] == j
-        capacity[rows] = capacity_per_s(found, most[rows])
+        capacity[rows] = capacity_per_s(kind, found, most[rows])
     return capacity, curves
 
 
@@ -223,9 +229,13 @@ def most_decodes(load: Workload, seats: Ints, num_gpu_blocks: Ints, block_size: 
     return np.asarray(np.minimum(seats, held), dtype=np.float64)
 
 
-def capacity_per_s(found: Curve, decodes: Floats) -> Floats:
-    """Requests per second that one replica sustains with at most so many decodes; in proportion below one."""
-    rate = np.interp(decodes, DECODES, found.rate_per_s) * np.minimum(decodes, 1.0)
+def capacity_per_s(kind: ReplicaKind, found: Curve, decodes: Floats) -> Floats:
+    """Requests per second that one replica sustains with at most so many decodes; in proportion below one.
+
+    ``decodes`` of each rank, as ranks have a KV cache each; pipeline stages share them out in as many batches.
+    """
+    each = decodes / kind.layout.pipeline_parallel_size
+    rate = np.interp(each, DECODES, found.rate_per_s) * np.minimum(each, 1.0) * kind.batches
     return np.asarray(rate, dtype=np.float64)
 
 

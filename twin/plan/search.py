@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from twin.plan.evaluate import Outcome
 from twin.plan.screen import Screen
 from twin.plan.simulator import Simulator
+from twin.spec.precision import kv_format, weight_format
 from twin.spec.slo import Bound
 
 Ints = NDArray[np.int64]
@@ -38,7 +39,7 @@ def search(simulator: Simulator, rows: Ints, seed: int) -> None:
 
 def encode(screen: Screen, rows: Ints) -> NDArray[np.float64]:
     """Rows as integers that pymoo can cross and mutate: GPU (by price), TP, precisions, seats, token
-    budget, replicas.
+    budget, replicas; and pipeline stages, ranks and expert parallelism where they differ.
     """
     kinds = screen.kinds
     price = {k.profile.name: 0.0 for k in kinds}
@@ -46,20 +47,25 @@ def encode(screen: Screen, rows: Ints) -> NDArray[np.float64]:
         candidate = screen.candidate(row)
         price[candidate.gpu] = float(screen.usd_per_hour[row]) / candidate.num_gpus
     order = {name: at for at, name in enumerate(sorted(price, key=lambda name: (price[name], name)))}
+    weights = sorted({k.layout.quantization for k in kinds}, key=lambda name: (-weight_format(name).bits, name or ""))
+    caches = sorted({k.layout.kv_cache_dtype for k in kinds}, key=lambda name: (-kv_format(name).bits, name))
     of_kind = np.array(
         [
             (
                 order[k.profile.name],
                 np.log2(k.layout.tensor_parallel_size),
-                k.layout.weights == "fp8",
-                k.layout.kv == "fp8",
+                weights.index(k.layout.quantization),
+                caches.index(k.layout.kv_cache_dtype),
             )
             for k in kinds
         ],
         dtype=np.float64,
     )
     own = (screen.seqs[rows], screen.tokens[rows], screen.replicas[rows])
-    return np.column_stack([of_kind[screen.kind[rows]], *own]).astype(np.float64)
+    base = np.column_stack([of_kind[screen.kind[rows]], *own]).astype(np.float64)
+    spread = np.log2([(k.layout.pipeline_parallel_size, k.layout.data_parallel_size) for k in kinds])
+    more = np.column_stack([spread, [k.layout.enable_expert_parallel for k in kinds]])[screen.kind[rows]]
+    return np.column_stack([base, more[:, np.ptp(more, axis=0) > 0]])
 
 
 def seeds(screen: Screen, rows: Ints, bounds: Sequence[Bound], count: int) -> list[int]:
@@ -116,7 +122,8 @@ def _evolve(
         eliminate_duplicates=True,
     )
     algorithm.setup(problem, termination=NoTermination(), seed=seed, verbose=False)
-    scale = np.maximum(high - low, 1.0) / np.array([8.0, 4.0, 2.0, 2.0, 1.0, 1.0, 4.0])
+    weight = [8.0, 4.0, 2.0, 2.0, 1.0, 1.0, 4.0]
+    scale = np.maximum(high - low, 1.0) / np.array(weight + [4.0] * (len(low) - len(weight)))
     searched = simulator.max_evaluations * 3 // 4  # the rest polishes what was found
     for _ in range(MOST_GENERATIONS):
         population = algorithm.ask()

@@ -13,6 +13,7 @@ from twin.engine.config import EngineConfig
 from twin.plan.evaluate import Deployment, Outcome, evaluate
 from twin.plan.screen import Screen
 from twin.plan.workload import BUSIEST_S, Workload
+from twin.spec.kv_groups import KvGroup
 from twin.spec.slo import Bound
 from twin.spec.versions import MODELLED_VLLM, VersionName
 from twin.traffic.trace import Trace
@@ -25,6 +26,9 @@ Progress = Callable[[str, int, int], None]
 SLICE_REQUESTS = 4000
 SEARCH_REQUESTS = 420_000
 """Requests that the search may simulate in all: a bound in work, not in time, so that runs repeat."""
+
+PIPELINE_WORK = 12
+"""Work of a request on pipeline stages, in requests on one: no leaps there (measured: 0.96 s against 0.08 s)."""
 
 LEAST_EVALUATIONS, MOST_EVALUATIONS = 64, 170
 WHOLE_REQUESTS = 320_000
@@ -53,9 +57,11 @@ class Simulator:
     _pool: Executor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.slice = busiest_slice(self.load)
+        staged = any(kind.layout.pipeline_parallel_size > 1 for kind in self.screen.kinds)
+        work = PIPELINE_WORK if staged else 1
+        self.slice = busiest_slice(self.load, SLICE_REQUESTS // work)
         hashes = sum(map(len, self.load.trace.prefix_hashes or ())) / len(self.load.trace)
-        weight = 1 + HASH_WORK * hashes
+        weight = work * (1 + HASH_WORK * hashes)
         evaluations = SEARCH_REQUESTS // (weight * len(self.slice))
         whole = WHOLE_REQUESTS // (weight * len(self.load.trace))
         self.max_evaluations = int(np.clip(evaluations, LEAST_EVALUATIONS, MOST_EVALUATIONS))
@@ -72,6 +78,9 @@ class Simulator:
             max_num_batched_tokens=candidate.max_num_batched_tokens,
             max_model_len=self.load.max_model_len,
             async_scheduling=True,
+            pipeline_parallel_size=candidate.pipeline_parallel_size,
+            block_size=kind.block_size,
+            kv_groups=kind.memory.kv_groups if kind.memory else (KvGroup(),),
             vllm_version=self.vllm_version,
         )
         return Deployment(candidate, config, kind.step, float(screen.usd_per_hour[row]), float(screen.utilisation[row]))
@@ -136,8 +145,8 @@ def _in_worker(row: int, whole: bool) -> tuple[Any, ...]:
     return tuple(getattr(outcome, item.name) for item in fields(outcome) if item.name != "deployment")
 
 
-def busiest_slice(load: Workload) -> Trace:
-    """The busiest five minutes; of busy traffic as many seconds of them as hold ``SLICE_REQUESTS``."""
-    if len(load.busiest) <= SLICE_REQUESTS:
+def busiest_slice(load: Workload, requests: int = SLICE_REQUESTS) -> Trace:
+    """The busiest five minutes; of busy traffic as many seconds of them as hold so many requests."""
+    if len(load.busiest) <= requests:
         return load.busiest
-    return load.busiest.busiest_window(min(BUSIEST_S, SLICE_REQUESTS / load.peak_rate_per_s))
+    return load.busiest.busiest_window(min(BUSIEST_S, requests / load.peak_rate_per_s))
