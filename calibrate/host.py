@@ -1,6 +1,7 @@
 """Fit what a running engine adds to its kernels, from recorded runs, with the simulation in the loop.
 
-The kernels stay as they were measured. One set of coefficients serves every GPU (:data:`SHARED`): the host's are of the
+The kernels stay as they were measured. Engines before vLLM 0.16 and since have host times of their own (:data:`GENERATIONS`);
+what the newer cannot tell they take from the older (:data:`KEPT`). One set of coefficients serves every GPU (:data:`SHARED`): the host's are of the
 engine's software, and what power, launches and the skew of ranks do to kernels came out alike on each GPU that has runs. Only
 a cold start is a GPU's own. They minimise the log error of mean TPOT and mean TTFT of the closed-loop runs that are away from
 saturation. What they are worth is seen on layouts and on whole GPUs left out of the fit, and those errors are kept beside
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import log
 from pathlib import Path
@@ -25,6 +26,7 @@ from calibrate.judge import round_to
 from twin.base import Estimate, InfeasibleError, InputError, Origin
 from twin.cost.step import HostCosts
 from twin.spec.hardware import HostFit, RunErrors, load_profile
+from twin.spec.model import load_model
 from twin.trust.closed_loop import BenchmarkRun, predict
 from twin.trust.table import Row, read_table, run_of
 
@@ -38,11 +40,17 @@ UNITS = {
     "kernel_overlap_s": 1e-6,
     "compute_stretch": 1.0,
     "reduce_skew_s": 1e-6,
+    "launch_s": 1e-5,
     "cold_start_s": 1e-1,
+    "client_s": 1e-2,
 }
 """Scale of each coefficient: the fit works in these units, in which all are of the order of one."""
 START = {"step_s": 0.4, "sequence_s": 3.0, "compute_stretch": 1.4, "reduce_skew_s": 2.0}
-SHARED = tuple(name for name in UNITS if name != "cold_start_s")
+OWN = ("cold_start_s", "client_s")
+"""What is a GPU's own, or rather of the machine that its runs were made on."""
+KEPT = ("request_s", "input_token_s", "kernel_overlap_s", "compute_stretch", "reduce_skew_s")
+"""What the newer engines' fit takes from the older one's: the device's part, and an API server's, which ``client_s`` hides."""
+GENERATIONS = {True: "before vLLM 0.16", False: "since vLLM 0.16"}
 LEAST = {"compute_stretch": 1.0}
 PRIOR = {"step_s": (0.5, 0.5), "kernel_overlap_s": (0.7, 0.5)}
 """Host time per step and kernel overlap act alike on one model, so runs of one model tell only their difference. A weak
@@ -73,16 +81,19 @@ class JointFit:
     values: Floats
     covariance: Floats
     n: int
+    known: Mapping[str, float] = field(default_factory=dict)
+    """Coefficients that were not fitted, as they are known already."""
 
     @cached_property
     def _by_name(self) -> dict[str | tuple[str, str], float]:
-        return dict(zip(self.names, self.values.tolist(), strict=True))
+        fitted = zip(self.names, self.values.tolist(), strict=True)
+        return dict([*self.known.items(), *fitted])
 
     def of(self, gpu: str, name: str) -> float:
-        """A GPU that was not fitted has the mean of the others' own coefficients."""
+        """A GPU that was not fitted has the least of the others' own coefficients, which excuse what was seen there."""
         own = [value for key, value in self._by_name.items() if isinstance(key, tuple) and key[0] == name]
         neutral = 1.0 if name.endswith("stretch") else 0.0
-        return self._by_name.get((name, gpu), self._by_name.get(name, float(np.mean(own)) if own else neutral))
+        return self._by_name.get((name, gpu), self._by_name.get(name, min(own, default=neutral)))
 
     def host(self, gpu: str) -> HostCosts:
         return HostCosts(**{name: self.of(gpu, name) for name in UNITS})
@@ -126,12 +137,13 @@ def below_saturation(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
     return [item for item in runs if not predict(item.run, host=nominal).saturated]
 
 
-def fit_jointly(runs: Runs, start: JointFit | None = None) -> JointFit:
+def fit_jointly(runs: Runs, start: JointFit | None = None, known: Mapping[str, float] | None = None) -> JointFit:
     """Least squares over all ``runs``; what they cannot tell (skew on one GPU, a cold start after warm-ups) is left out.
 
-    Raises :class:`InputError` when there are fewer than two runs per coefficient.
+    ``known`` coefficients stay as they are. Raises :class:`InputError` when there are fewer than two runs per coefficient.
     """
-    names = _told(runs)
+    fixed = dict(known or {})
+    names = tuple(name for name in _told(runs) if name not in fixed)
     count = sum(map(len, runs.values()))
     if (missing := 2 * len(names) - count) > 0:
         where = ", ".join(
@@ -143,16 +155,18 @@ def fit_jointly(runs: Runs, start: JointFit | None = None) -> JointFit:
     units = np.array([UNITS[kind] for kind in kinds])
 
     def fitted(x: Floats) -> JointFit:
-        return JointFit(names, x * units, np.zeros((len(x), len(x))), count)
+        return JointFit(names, x * units, np.zeros((len(x), len(x))), count, fixed)
 
     def residuals(x: Floats) -> Floats:
         fit = fitted(x)
         errors = np.concatenate([log_errors(items, fit.host(gpu)) for gpu, items in runs.items()])
-        belief = [NOISE * (x[kinds.index(name)] - mean) / spread for name, (mean, spread) in PRIOR.items()]
+        belief = [
+            NOISE * (x[kinds.index(name)] - mean) / spread for name, (mean, spread) in PRIOR.items() if name in kinds
+        ]
         return np.concatenate([errors[:, 0], TTFT_WEIGHT * errors[:, 1], belief])
 
-    known = start._by_name if start else {}
-    begin = [known[name] / UNITS[kind] if name in known else START.get(kind, 1.0)
+    near = start._by_name if start else {}
+    begin = [near[name] / UNITS[kind] if name in near else START.get(kind, 1.0)
              for name, kind in zip(names, kinds, strict=True)]  # fmt: skip
     least = np.array([LEAST.get(kind, 0.0) for kind in kinds])
     found = least_squares(
@@ -162,15 +176,23 @@ def fit_jointly(runs: Runs, start: JointFit | None = None) -> JointFit:
     freedom = max(found.fun.size - len(names), 1)
     slopes = np.asarray(found.jac, dtype=np.float64)
     covariance = np.linalg.pinv(slopes.T @ slopes) * float(found.fun @ found.fun) / freedom
-    return JointFit(names, found.x * units, covariance * np.outer(units, units), count)
+    return JointFit(names, found.x * units, covariance * np.outer(units, units), count, fixed)
 
 
 def _told(runs: Runs) -> tuple[str | tuple[str, str], ...]:
-    """The coefficients that these runs tell."""
-    several = any(item.run.tp_size > 1 for items in runs.values() for item in items)
-    shared = [name for name in SHARED if several or name != "reduce_skew_s"]
+    """The coefficients that these runs tell: skew where there are several ranks, launching where steps of many short kernels
+    outgrow CUDA graphs, as those of mixtures do; a cold start where nothing warmed the engine up, else what its client adds.
+    """
+    every = [item.run for items in runs.values() for item in items]
+    silent = {*OWN}
+    if not any(run.tp_size > 1 for run in every):
+        silent.add("reduce_skew_s")
+    if not any(load_model(run.model).num_experts for run in every):
+        silent.add("launch_s")
     cold = [gpu for gpu, items in runs.items() if any(i.run.tp_size > 1 and not i.run.flags.warmed_up for i in items)]
-    return (*shared, *(("cold_start_s", gpu) for gpu in cold))
+    warm = [gpu for gpu, items in runs.items() if all(i.run.flags.warmed_up for i in items)]
+    own = [("cold_start_s", gpu) for gpu in cold] + [("client_s", gpu) for gpu in warm]
+    return (*(name for name in UNITS if name not in silent), *own)
 
 
 def left_out(runs: Runs, fit: JointFit, tell: Callable[[str], None]) -> dict[str, dict[str, Floats]]:
@@ -184,7 +206,7 @@ def left_out(runs: Runs, fit: JointFit, tell: Callable[[str], None]) -> dict[str
         for fold in folds_here if len(folds_here) > 1 else ():
             rest = {gpu: kept for gpu, items in runs.items() if (kept := [i for i in items if fold_of(i) != fold])}
             try:
-                without = fit_jointly(rest, fit)
+                without = fit_jointly(rest, fit, fit.known)
             except InputError:  # too few runs are left
                 continue
             for gpu, items in runs.items():
@@ -204,31 +226,45 @@ def run_errors(errors: Floats) -> RunErrors:
     return RunErrors(tpot=round(float(tpot), 4), ttft=round(float(ttft), 4), n=len(errors))
 
 
-def fit_hosts(table: Path, tell: Callable[[str], None], date: str, gpus: Sequence[str]) -> dict[str, HostFit]:
-    """Host sections for ``gpus``: of the newest engine version that has runs of the GPU, else of the newest of all, assumed.
+def fit_hosts(
+    table: Path, tell: Callable[[str], None], date: str, gpus: Sequence[str]
+) -> dict[str, tuple[HostFit, HostFit | None]]:
+    """Host sections for ``gpus``: of the newer engines, and of the older ones where runs of both are there.
 
-    Raises :class:`InputError` when the table has no run that can be predicted, or too few.
+    A GPU without runs has what the others tell, assumed. Raises :class:`InputError` when the table has no run that can be
+    predicted, or too few.
     """
-    sections: dict[str, HostFit] = {}
-    for version, runs in _by_version(read_runs(table)).items():
-        calm = {gpu: kept for gpu, items in runs.items() if gpu in gpus and (kept := below_saturation(items))}
+    runs = read_runs(table)
+    sections: list[dict[str, HostFit]] = []  # the older engines' first
+    known: dict[str, float] = {}
+    for older, what in GENERATIONS.items():
+        own = {gpu: [i for i in items if i.run.older_engine == older] for gpu, items in sorted(runs.items())}
+        calm = {gpu: kept for gpu, items in own.items() if gpu in gpus and (kept := below_saturation(items))}
         if not calm:
             continue
-        tell(f"vLLM {version or '(not stated)'}: {sum(map(len, calm.values()))} runs of {', '.join(calm)}")
-        fit = fit_jointly(calm)
+        tell(f"{what}: {sum(map(len, calm.values()))} runs of {', '.join(calm)}")
+        fit = fit_jointly(calm, known=known)
+        known = {name: fit.of("", name) for name in KEPT}
         seen = {gpu: log_errors(items, fit.host(gpu)) for gpu, items in calm.items()}
         for gpu, errors in seen.items():
             tell(f"  {gpu} ({load_profile(gpu).label}): {describe(errors)}")
         unseen = left_out(calm, fit, tell)
+        version = max((item.vllm_version for items in calm.values() for item in items), key=_release)
         source = f"{table.name}: runs of {', '.join(calm)}"
-        sections |= {
-            gpu: host_section(fit, gpu, seen, unseen, version, source, date)
-            for gpu in gpus
-            if gpu in calm or gpu not in sections or sections[gpu].step_s.origin == "assumed"
-        }
+        found = {gpu: host_section(fit, gpu, seen, unseen, version, source, date) for gpu in gpus}
+        sections.append({gpu: _with_kept(found[gpu], sections[0][gpu]) if sections else found[gpu] for gpu in gpus})
     if not sections:
         raise InputError("no runs of these GPUs away from saturation", where=table.name, allowed=gpus)
-    return sections
+    return {gpu: (sections[-1][gpu], sections[0][gpu] if len(sections) > 1 else None) for gpu in gpus}
+
+
+def _with_kept(section: HostFit, older: HostFit) -> HostFit:
+    """With the figures that were taken from the older engines' fit, and a cold start, as that has them."""
+    return section.model_copy(update={name: getattr(older, name) for name in (*KEPT, "cold_start_s")})
+
+
+def _release(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def host_section(
@@ -270,20 +306,3 @@ def host_section(
         correlation=correlation_rows(fit.covariance[np.ix_(tied, tied)]),
         source=source,
     )
-
-
-def _by_version(runs: Runs) -> dict[str, dict[str, list[MeasuredRun]]]:
-    """By engine version, from the oldest (one that is not stated) to the newest, and GPU."""
-
-    def number(version: str) -> list[int]:
-        return [int(part) for part in re.findall(r"\d+", version)]
-
-    versions = sorted({item.vllm_version for items in runs.values() for item in items}, key=number)
-    return {
-        version: {
-            gpu: kept
-            for gpu, items in sorted(runs.items())
-            if (kept := [i for i in items if i.vllm_version == version])
-        }
-        for version in versions
-    }

@@ -205,8 +205,9 @@ def _fit_runs(runs: Path, out: Path, date: str, fmt: Format) -> None:
     if not profiles:
         raise InputError("no profiles to fit a host to", where=str(out))
     sections = fit_hosts(runs, note, date, list(profiles))
-    for name, section in sections.items():
-        write_atomic(out / f"{name}.yaml", to_yaml(profiles[name].model_copy(update={"host": section})))
+    for name, (host, older) in sections.items():
+        changed = profiles[name].model_copy(update={"host": host, "older_host": older})
+        write_atomic(out / f"{name}.yaml", to_yaml(changed))
     rows: list[dict[str, object]] = [
         {
             "gpu": name,
@@ -214,7 +215,9 @@ def _fit_runs(runs: Path, out: Path, date: str, fmt: Format) -> None:
             "origin": section.step_s.origin,
             **section.model_dump(include={"tpot_error", "ttft_error", "source"}),
         }
-        for name, section in sections.items()
+        for name, found in sections.items()
+        for section in found
+        if section is not None
     ]
     emit({"hosts": rows}, fmt=fmt, table=lambda: _plain_table(rows), rows=rows)
 

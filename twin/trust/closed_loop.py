@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from twin.base import Frozen, InputError
 from twin.cluster.simulation import Fleet, Simulated, simulate_closed_loop
 from twin.cost.memory import memory_budget
-from twin.cost.step import HostCosts, Layout, StepModel
+from twin.cost.step import CAPTURED_TOKENS, HostCosts, Layout, StepModel
 from twin.engine.config import EngineConfig
 from twin.results.metrics import is_saturated
 from twin.spec.engine import batch_defaults
@@ -55,6 +55,7 @@ class Flags(Frozen):
     kv_cache_dtype: str | None = None
     async_scheduling: bool = True
     fuse_allreduce_rms: bool = True
+    max_cudagraph_capture_size: int = CAPTURED_TOKENS
     warmed_up: bool = True
 
 
@@ -62,7 +63,7 @@ SERVED: tuple[tuple[str, str, Mapping[str, object]], ...] = (
     ("*Llama*", "*", {"warmed_up": False, "fuse_allreduce_rms": False}),
     ("*Llama*", "b200*", {"seats_per_client": False, "max_num_seqs": 512, "fuse_allreduce_rms": True}),
     ("*Llama*", "h100*", {"kv_cache_dtype": "auto"}),
-    ("openai/gpt-oss-*", "*", {"max_model_len": 10240, "kv_cache_dtype": "auto"}),
+    ("openai/gpt-oss-*", "*", {"max_model_len": 10240, "kv_cache_dtype": "auto", "max_cudagraph_capture_size": 2048}),
     (
         "MiniMaxAI/*",
         "*",
@@ -81,12 +82,18 @@ One entry is inferred against what is stated: the H100 servers of the Llama runs
 half the tokens of one (32 and 64 clients of 8192/1024 tokens on two GPUs wait 6.5 and 59 s, as with room for 222,000 tokens,
 not 445,000) and read twice its bytes per decode; both are those of a 16-bit cache."""
 
+NEWER_HOST, NEWER_SINCE = 16, "2026-02"
+"""The release 0.x from which on an engine's host takes less time for each sequence, and its month."""
+
 RELEASED: Mapping[str, str] = MappingProxyType({"0.19": "2026-04", "0.32": "2026-10"})
 """Month in which each modelled release came out, for runs that state a date but no version."""
 
 
 class BenchmarkRun(Frozen):
-    """One row of a closed-loop table: what ran where. ``None`` and an empty text: as :data:`SERVED` says."""
+    """One row of a closed-loop table: what ran where. ``None`` and an empty text: as :data:`SERVED` says.
+
+    ``older_engine``: before vLLM 0.16, whose host times were others (:func:`is_older`).
+    """
 
     system: str
     model: str
@@ -95,6 +102,9 @@ class BenchmarkRun(Frozen):
     osl: int
     concurrency: int
     tp_size: int
+    pp_size: int = 1
+    attention_dp_size: int = 1
+    moe_ep_size: int = 1
     kv_cache_dtype: str = ""
     num_gpu_blocks: int | None = None
     max_num_seqs: int | None = None
@@ -102,6 +112,7 @@ class BenchmarkRun(Frozen):
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None
     vllm_version: VersionName = MODELLED_VLLM
+    older_engine: bool = False
 
     @property
     def flags(self) -> Flags:
@@ -117,11 +128,25 @@ class BenchmarkRun(Frozen):
 
     @property
     def layout(self) -> Layout:
-        """fp8 runs keep their KV cache in fp8 too unless row or :data:`SERVED` say otherwise."""
-        flags = self.flags
+        """fp8 runs keep their KV cache in fp8 too unless row or :data:`SERVED` say otherwise; a checkpoint that is published
+        quantised runs as it is. Experts that cannot be cut over the GPUs (``moe_ep_size``, or blocks of scales that do not
+        divide) are spread whole.
+        """
+        flags, model = self.flags, load_model(self.model)
         kv = flags.kv_cache_dtype or ("fp8" if self.precision == "fp8" else "auto")
-        weights = None if self.precision in ("bf16", "fp16", "bfloat16") else self.precision
-        return Layout(self.tp_size, weights, kv, self.vllm_version, flags.fuse_allreduce_rms)
+        weights = None if model.quantization or self.precision in ("bf16", "fp16", "bfloat16") else self.precision
+        cut = model.tensor_parallel_obstacle(self.tp_size) is None
+        spread = self.moe_ep_size > 1 or (bool(model.num_experts) and not cut)
+        return Layout(
+            self.tp_size,
+            weights,
+            kv,
+            self.vllm_version,
+            flags.fuse_allreduce_rms,
+            pipeline_parallel_size=self.pp_size,
+            data_parallel_size=self.attention_dp_size,
+            enable_expert_parallel=spread,
+        )
 
 
 def modelled_version(stated: str, date: str = "") -> VersionName:
@@ -141,6 +166,14 @@ def modelled_version(stated: str, date: str = "") -> VersionName:
     if not month:
         return MODELLED_VLLM
     return min(VERSIONS.values(), key=lambda v: abs(_months(RELEASED[v.name]) - _months(month[0]))).name
+
+
+def is_older(stated: str, date: str = "") -> bool:
+    """Whether a run's engine came before vLLM 0.16 (of 2026-02), by its stated version or else its date."""
+    found = re.match(r"v?0\.(\d+)", stated)
+    if found:
+        return int(found[1]) < NEWER_HOST
+    return not stated and "" < date < NEWER_SINCE
 
 
 def _months(date: str) -> int:
@@ -177,27 +210,31 @@ def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile)
     max_model_len = flags.max_model_len or run.isl + run.osl + extra
     seats = run.concurrency if flags.seats_per_client else flags.max_num_seqs or default_seqs
     tokens = max(flags.max_num_batched_tokens or default_tokens, seats)
-    blocks = run.num_gpu_blocks
-    if blocks is None:
-        budget = memory_budget(
-            model,
-            profile,
-            tensor_parallel_size=layout.tensor_parallel_size,
-            quantization=layout.quantization,
-            kv_cache_dtype=layout.kv_cache_dtype,
-            block_size=16,
-            gpu_memory_utilization=flags.gpu_memory_utilization or VERSIONS[run.vllm_version].gpu_memory_utilization,
-            max_num_batched_tokens=tokens,
-            max_num_seqs=seats,
-        )
-        blocks = budget.require(max_model_len).num_gpu_blocks
+    budget = memory_budget(
+        model,
+        profile,
+        tensor_parallel_size=layout.tensor_parallel_size,
+        pipeline_parallel_size=layout.pipeline_parallel_size,
+        data_parallel_size=layout.data_parallel_size,
+        enable_expert_parallel=layout.enable_expert_parallel,
+        quantization=layout.quantization,
+        kv_cache_dtype=layout.kv_cache_dtype,
+        block_size=16,
+        gpu_memory_utilization=flags.gpu_memory_utilization or VERSIONS[run.vllm_version].gpu_memory_utilization,
+        max_num_batched_tokens=tokens,
+        max_num_seqs=seats,
+    )
+    blocks = run.num_gpu_blocks or budget.require(max_model_len).num_gpu_blocks
     return EngineConfig(
         num_gpu_blocks=blocks,
+        kv_groups=budget.kv_groups,
+        block_size=budget.block_size,
         max_num_seqs=seats,
         max_num_batched_tokens=tokens,
         max_model_len=max_model_len,
         enable_prefix_caching=False,
         async_scheduling=flags.async_scheduling,
+        pipeline_parallel_size=layout.pipeline_parallel_size,
         vllm_version=run.vllm_version,
     )
 
@@ -209,14 +246,19 @@ def simulate_run(run: BenchmarkRun, *, host: HostCosts | None = None, scale: flo
     """
     profile, model = load_profile(run.system), load_model(run.model)
     layout = run.layout
-    if layout.quantization not in (None, "fp8"):
-        raise InputError(f"precision {run.precision!r} is not modelled", allowed=["bf16", "fp8"])
-    check_precision(profile, quantization=layout.quantization, kv_cache_dtype=layout.kv_cache_dtype)
+    quantization = layout.quantization or model.quantization
+    check_precision(profile, quantization=quantization, kv_cache_dtype=layout.kv_cache_dtype)
     config = engine_config(run, model, profile)
-    cost = _step_model(run.system, run.model, layout, config.max_num_batched_tokens, host, scale)
+    captured = run.flags.max_cudagraph_capture_size
+    if host is None:
+        host = HostCosts.of(profile, async_scheduling=run.flags.async_scheduling, older=run.older_engine)
+    cost = _step_model(run.system, run.model, layout, config.max_num_batched_tokens, captured, host, scale)
     inputs, outputs = draw_lengths(run, seed)
     cold_s = 0.0 if run.flags.warmed_up else cost.host.cold_start_s * log2(run.tp_size)
-    return simulate_closed_loop(inputs.tolist(), outputs.tolist(), run.concurrency, Fleet(config, cost), cold_s)
+    ranks = layout.data_parallel_size
+    fleet = Fleet(config, cost, data_parallel_size=ranks, lockstep=ranks > 1 and layout.enable_expert_parallel)
+    client_s = cost.host.client_s
+    return simulate_closed_loop(inputs.tolist(), outputs.tolist(), run.concurrency, fleet, cold_s, client_s)
 
 
 def predict(run: BenchmarkRun, *, host: HostCosts | None = None, scale: float = 1.0) -> Prediction:
@@ -236,6 +278,14 @@ def predict(run: BenchmarkRun, *, host: HostCosts | None = None, scale: float = 
 
 @lru_cache(maxsize=64)
 def _step_model(
-    system: str, model: str, layout: Layout, max_tokens: int, host: HostCosts | None, scale: float
+    system: str, model: str, layout: Layout, max_tokens: int, captured: int, host: HostCosts | None, scale: float
 ) -> StepModel:
-    return StepModel(load_model(model), load_profile(system), layout, max_tokens=max_tokens, host=host, scale=scale)
+    return StepModel(
+        load_model(model),
+        load_profile(system),
+        layout,
+        max_tokens=max_tokens,
+        captured_tokens=captured,
+        host=host,
+        scale=scale,
+    )

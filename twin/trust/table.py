@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from twin.base import InputError
-from twin.trust.closed_loop import PROMPTS_PER_CLIENT, BenchmarkRun, draw_lengths, modelled_version
+from twin.trust.closed_loop import PROMPTS_PER_CLIENT, BenchmarkRun, draw_lengths, is_older, modelled_version
 from twin.trust.errors import thousand_times
 
 REQUIRED = ("system", "model", "precision", "isl", "osl", "concurrency", "tp_size")
@@ -24,8 +24,8 @@ OPTIONAL_NUMBERS = {
     "max_model_len": int,
     "gpu_memory_utilization": float,
 }
-SINGLE = ("pp_size", "attention_dp_size", "moe_ep_size")
-INPUTS = (*REQUIRED, *OPTIONAL_NUMBERS, *SINGLE, "kv_cache_dtype", "vllm_version", "measured")
+PARALLEL = ("pp_size", "attention_dp_size", "moe_ep_size")
+INPUTS = (*REQUIRED, *OPTIONAL_NUMBERS, *PARALLEL, "kv_cache_dtype", "vllm_version", "measured")
 """All that a prediction may look at. ``measured`` is the date of the run, which tells the release where none is stated."""
 
 
@@ -102,21 +102,20 @@ MOST_TOKENS = 1_000_000_000
 
 def run_of(row: Mapping[str, str]) -> BenchmarkRun:
     """The run that a row describes. Raises :class:`InputError` for what is not modelled."""
-    for name in SINGLE:
-        if row.get(name, "") not in ("", "1"):
-            raise InputError(f"{name} {row[name]} is not modelled yet", allowed=["1"])
     sizes = {name: _size(name, row[name], int) for name in ("isl", "osl", "concurrency", "tp_size")}
     if (tokens := (sizes["isl"] + sizes["osl"]) * PROMPTS_PER_CLIENT * sizes["concurrency"]) > MOST_TOKENS:
         raise InputError(
             f"{sizes['concurrency']:,} clients of {sizes['isl']}/{sizes['osl']} tokens are {tokens:,} tokens in all"
         )
-    stated = {name: _size(name, row[name], kind) for name, kind in OPTIONAL_NUMBERS.items() if row.get(name)}
+    numbers = OPTIONAL_NUMBERS | dict.fromkeys(PARALLEL, int)
+    stated = {name: _size(name, row[name], kind) for name, kind in numbers.items() if row.get(name)}
     return BenchmarkRun(
         system=row["system"],
         model=row["model"],
         precision=row["precision"],
         kv_cache_dtype=row.get("kv_cache_dtype", ""),
         vllm_version=modelled_version(row.get("vllm_version", ""), row.get("measured", "")),
+        older_engine=is_older(row.get("vllm_version", ""), row.get("measured", "")),
         **sizes,
         **stated,
     )

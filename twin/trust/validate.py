@@ -53,7 +53,7 @@ def _predict_row(row: Mapping[str, str]) -> Row:
 
 def _columns(run: BenchmarkRun, central: Prediction) -> dict[str, str]:
     """Central values with 90 % bounds: step time moved by its error and simulated again, TTFT's own error added."""
-    host = load_profile(run.system).host
+    host = load_profile(run.system).host_of(older=run.older_engine)
     step = Z90 * (host.tpot_error or 0.0) if host else 0.0
     first = Z90 * (host.ttft_error or 0.0) if host else 0.0
     fast, slow = predict(run, scale=exp(-step)), predict(run, scale=exp(step))
