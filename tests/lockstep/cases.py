@@ -25,6 +25,7 @@ def draw(seed: int, version: str) -> Case:
     requests = _requests(rng, size, speculative)
     config = _config(rng, version, size, requests, speculative)
     config |= {"async_scheduling": overlapped, "pipeline_parallel_size": stages, "speculative": speculative}
+    config |= {"kv_groups": None} | _groups(random.Random(f"groups {version} {seed}"), version, config, requests)
     return {"version": version, "config": config, "requests": requests}
 
 
@@ -101,3 +102,49 @@ def _config(
         "policy": rng.choice(["fcfs", "fcfs", "priority"]),
         "max_num_active_seqs": rng.choice([None, None, None, max(1, seats - 1)]) if newer else None,
     }
+
+
+def _groups(rng: random.Random, version: str, config: Case, requests: list[Case]) -> Case:
+    """What a case with several KV groups has otherwise; nothing for two in three cases."""
+    size, speculative = config["block_size"], config["speculative"]
+    if rng.random() < 2 / 3 or (version == "0.19" and speculative and speculative["method"] == "eagle"):
+        return {}
+    others = ["sliding_window", "sliding_window", "sliding_window"]
+    if not (speculative and speculative["method"] == "eagle"):
+        others.append("chunked_local")
+    if not speculative and version != "0.19":
+        others.append("mamba")
+    groups: list[Case] = []
+    kinds = [rng.choice(others) for _ in range(rng.choice([1, 1, 1, 2]))]
+    for kind in kinds + ["full"] * ("chunked_local" in kinds or rng.random() < 0.75):
+        window = None
+        if kind == "sliding_window":
+            window = rng.choice([2, rng.randint(2, 20), rng.randint(2, 150), size, size + 1, 4 * size])
+        elif kind == "chunked_local":
+            window = size * rng.randint(1, 8)
+        if (kind, window) not in [(group["kind"], group["window"]) for group in groups]:
+            groups.append({"kind": kind, "window": window, "count": rng.choice([1, 1, 1, 2, 3])})
+    rng.shuffle(groups)
+    if version == "0.19" and len(groups) == 1:
+        groups[0]["count"] = 1  # several groups of one kind are nothing that 0.19 takes
+    chunked = config["enable_chunked_prefill"] or any(group["kind"] == "mamba" for group in groups)
+    longest = max(row["input_tokens"] + row["output_tokens"] for row in requests)
+    longest = min(longest + 2 * (speculative["num_speculative_tokens"] if speculative else 0) + 1, MAX_MODEL_LEN)
+    needed = sum(group["count"] * _peak(group, version, config, longest) for group in groups)
+    return {
+        "kv_groups": groups,
+        "enable_chunked_prefill": chunked,
+        "num_gpu_blocks": 1 + needed + rng.choice([0, 0, 1, 3, 3, 10, 40, 200]),
+    }
+
+
+def _peak(group: Case, version: str, config: Case, longest: int) -> int:
+    """Blocks of one group that a request must be able to have, or vLLM would wait for them for ever."""
+    size = config["block_size"]
+    whole = -(-longest // size)
+    if group["kind"] == "mamba":
+        return min(whole, 3 + config["pipeline_parallel_size"])
+    if group["kind"] == "full" or version == "0.19":
+        return whole
+    batches = config["pipeline_parallel_size"] + config["async_scheduling"]
+    return min(whole, -(-(group["window"] + batches * config["max_num_batched_tokens"]) // size) + 1)

@@ -191,6 +191,9 @@ def count(case: Case, result: dict[str, Any], totals: Counter[str]) -> None:
         "speculative": config["speculative"] is not None,
         "pipeline": config["pipeline_parallel_size"] > 1,
         "priority": config["policy"] == "priority",
+    } | {
+        f"{name}_groups": any(group["kind"] == name for group in config.get("kv_groups") or ())
+        for name in ("sliding_window", "chunked_local", "mamba")
     }
     for kind, is_so in kinds.items():
         totals[f"{kind}_steps"] += len(steps) * is_so
@@ -266,6 +269,7 @@ def busy_case(version: str) -> Case:
         "pipeline_parallel_size": 1,
         "max_num_active_seqs": None,
         "speculative": None,
+        "kv_groups": None,
     }
     row = {
         "input_tokens": 500,

@@ -24,10 +24,18 @@ import torch
 import vllm
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core import kv_cache_utils
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import (
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    MambaSpec,
+    SlidingWindowSpec,
+)
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
@@ -135,18 +143,44 @@ class Engine:
         if VERSION == "0.19" and speculative and speculative["method"] == "draft_model":
             # VllmConfig._set_max_num_scheduled_tokens, which runs when a config is made with a draft model
             scheduling.max_num_scheduled_tokens = config["max_num_batched_tokens"] - config["max_num_seqs"]
-        spec = FullAttentionSpec(block_size=config["block_size"], num_kv_heads=1, head_size=1, dtype=torch.float32)
-        kv = KVCacheConfig(
-            config["num_gpu_blocks"], kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["l"], spec)]
-        )
+        kv = self._kv_config(base)
+        scheduler_block = hash_block = kv.kv_cache_groups[0].kv_cache_spec.block_size
+        if len(kv.kv_cache_groups) > 1 and VERSION != "0.19":
+            scheduler_block, hash_block = kv_cache_utils.resolve_kv_cache_block_sizes(kv, base)
+        second_runner = VERSION != "0.19" and config["async_scheduling"] and stages > 1
+        self.depth = stages + 1 if config["async_scheduling"] and (stages == 1 or second_runner) else stages
+        VllmConfig.max_concurrent_batches = self.depth  # as on a GPU; the CPU has no second runner
         kind = AsyncScheduler if config["async_scheduling"] else Scheduler
         structured = StructuredOutputManager(base)
-        self.scheduler = kind(base, kv, structured, block_size=config["block_size"], log_stats=False)
-        second_runner = VERSION != "0.19" and config["async_scheduling"] and stages > 1
+        sizes = {"block_size": scheduler_block} | ({} if VERSION == "0.19" else {"hash_block_size": hash_block})
+        self.scheduler = kind(base, kv, structured, log_stats=False, **sizes)
         self.scheduler.use_v2_model_runner = second_runner
-        # VllmConfig.max_concurrent_batches
-        self.depth = stages + 1 if config["async_scheduling"] and (stages == 1 or second_runner) else stages
         self._watch()
+
+    def _kv_config(self, base: VllmConfig) -> KVCacheConfig:
+        """The KV groups of the case; one of full attention where it names none."""
+        config = self.config
+        groups = config.get("kv_groups") or [{"kind": "full", "window": None, "count": 1}]
+        caching = config["enable_prefix_caching"]
+        if VERSION != "0.19":  # MambaModelConfig
+            base.cache_config.mamba_cache_mode = "align" if caching else "none"
+        layers = {"block_size": config["block_size"], "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
+        specs = []
+        for group in groups:
+            if group["kind"] == "mamba":
+                state_block = config["block_size"] if caching else config["max_model_len"]
+                mode = base.cache_config.mamba_cache_mode
+                spec = MambaSpec(block_size=state_block, shapes=((1,),), dtypes=(torch.float32,), mamba_cache_mode=mode)
+            elif group["kind"] == "chunked_local":
+                spec = ChunkedLocalAttentionSpec(**layers, attention_chunk_size=group["window"])
+            elif group["kind"] == "sliding_window":
+                spec = SlidingWindowSpec(**layers, sliding_window=group["window"])
+            else:
+                spec = FullAttentionSpec(**layers)
+            specs += group["count"] * [spec]
+        named = [KVCacheGroupSpec([f"layer {index}"], spec) for index, spec in enumerate(specs)]
+        sparse = {} if VERSION == "0.19" else {"prefix_cache_retention_interval": 0}  # CacheConfig's default
+        return KVCacheConfig(config["num_gpu_blocks"], kv_cache_tensors=[], kv_cache_groups=named, **sparse)
 
     def _watch(self) -> None:
         """Count evictions and note preemptions, which no output of the scheduler tells."""

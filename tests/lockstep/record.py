@@ -18,6 +18,7 @@ import twin_side
 from cases import Case, draw
 from compare import Oracle, Step, first_difference, shrink
 
+from twin.base import InputError
 from twin.spec.versions import VERSIONS
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -62,6 +63,13 @@ def has(**wanted: object) -> Callable[[Case], bool]:
     return lambda case: all(case["config"][name] == value for name, value in wanted.items())
 
 
+def group(kind: str, **wanted: object) -> Callable[[Case], bool]:
+    """Cases of models with layers of this kind, and with these settings."""
+    return lambda case: (
+        any(row["kind"] == kind for row in case["config"].get("kv_groups") or ()) and has(**wanted)(case)
+    )
+
+
 def method(name: str) -> Callable[[Case], bool]:
     """Cases with this kind of speculation."""
     return lambda case: (case["config"]["speculative"] or {}).get("method") == name
@@ -69,6 +77,14 @@ def method(name: str) -> Callable[[Case], bool]:
 
 # name: (release, which cases, the engine without the rule)
 RULES: dict[str, tuple[str, Callable[[Case], bool], Callable[[Case], list[Step]]]] = {
+    "sliding_window": ("0.32", group("sliding_window"), setting(kv_groups=None)),
+    "chunked_local": ("0.32", group("chunked_local"), setting(kv_groups=None)),
+    "mamba": ("0.32", group("mamba", enable_prefix_caching=True), setting(kv_groups=None)),
+    "mamba_no_prefix_caching": ("0.32", group("mamba", enable_prefix_caching=False), setting(kv_groups=None)),
+    "frees_processed_only": ("0.32", group("sliding_window", async_scheduling=True), rule("frees_processed_only")),
+    "windows_cap_admission": ("0.32", group("sliding_window"), rule("windows_cap_admission")),
+    "sparse_checkpoints": ("0.32", group("sliding_window"), rule("sparse_checkpoints")),
+    "0.19_dense_checkpoints": ("0.19", group("sliding_window"), rule("sparse_checkpoints")),
     "priority": ("0.32", has(async_scheduling=False), setting(policy="fcfs")),
     "async": ("0.32", has(pipeline_parallel_size=1, speculative=None), setting(async_scheduling=False)),
     "prefix_caching": ("0.32", has(async_scheduling=False), setting(enable_prefix_caching=False)),
@@ -108,6 +124,8 @@ def matters(case: Case, without: Callable[[Case], list[Step]], theirs: list[Step
     """Whether the engine comes out otherwise without the rule (or cannot go on at all)."""
     try:
         return first_difference(without(case), theirs) is not None
+    except InputError:  # refused before a step: that shows nothing
+        return False
     except (AssertionError, ValueError, KeyError, IndexError):
         return True
 

@@ -34,6 +34,8 @@ def test_every_step_of_random_cases_is_vllms(version: str, seen: dict[str, int])
     assert totals["steps"] >= STEPS[version]
     for what in ("preemptions", "evictions", "prefix_hits", "async_steps", "speculative_steps", "pipeline_steps"):
         assert totals[what] > 100, what
+    kinds = ("sliding_window", "chunked_local", "mamba")[: 3 if version == "0.32" else 2]
+    assert all(totals[f"{kind}_groups_steps"] > 500 for kind in kinds)
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

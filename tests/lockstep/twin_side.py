@@ -15,6 +15,7 @@ from twin.engine.core import EngineCore
 from twin.engine.grouped import GroupedScheduler
 from twin.engine.request import Request
 from twin.engine.scheduler import Scheduler, SchedulerOutput
+from twin.spec.kv_groups import KvGroup
 
 Step = dict[str, Any]
 Case = dict[str, Any]
@@ -112,6 +113,9 @@ def engine_config(case: Case) -> EngineConfig:
     config = dict(case["config"])
     config["scheduling_policy"] = config.pop("policy")
     speculative = config.pop("speculative")
+    groups = config.pop("kv_groups", None)
+    if groups:
+        config["kv_groups"] = tuple(KvGroup(**group) for group in groups)
     return EngineConfig(
         **config, speculation=Speculation(**speculative) if speculative else None, vllm_version=case["version"]
     )

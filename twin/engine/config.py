@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from twin.spec.batching import Batching
+from twin.spec.kv_groups import KvGroup
 from twin.spec.versions import MODELLED_VLLM, VERSIONS, VersionName, VllmVersion
 
 
@@ -50,12 +52,21 @@ class EngineConfig:
     pipeline_parallel_size: int = 1
     max_num_active_seqs: int | None = None
     speculation: Speculation | None = None
+    kv_groups: tuple[KvGroup, ...] = (KvGroup(),)
     vllm_version: VersionName = MODELLED_VLLM
+    batching: Batching = "continuous"  # others: twin.engine.batching
+    max_batch_wait_s: float = 0.0
+    recomputes: bool = False  # no KV cache at all
 
     @property
     def rules(self) -> VllmVersion:
         """Those of the modelled release."""
         return VERSIONS[self.vllm_version]
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether layers keep different things of a sequence, or there is more than one table of blocks."""
+        return self.kv_groups != (KvGroup(),)
 
     @property
     def batch_queue_size(self) -> int:

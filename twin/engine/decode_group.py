@@ -72,6 +72,8 @@ class DecodeGroup:
         """New blocks that the next step takes."""
         return self._need[self.step % self._block_size]
 
+    most_needed_now = blocks_needed_now
+
     def blocks_needed(self, steps: int) -> int:
         """New blocks that the next ``steps`` steps take."""
         size = self._block_size

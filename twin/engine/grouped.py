@@ -43,10 +43,14 @@ class GroupedScheduler(Scheduler):
         if waiting and not (self.blocked and self._head_is_blocked()):
             return 0
         self.blocked = waiting
-        free = self.kv.free
         steps = group.steps_to_first_end()
         if not waiting:
             steps += self._lag
+        return self._steps_with_blocks(steps)
+
+    def _steps_with_blocks(self, steps: int) -> int:
+        """How many of ``steps`` decode steps there are blocks for."""
+        group, free = self.decodes, self.kv.free
         if (steps // self.config.block_size + 1) * group.n > free and group.blocks_needed(steps) > free:
             steps = group.steps_within(free)
         return steps
@@ -78,7 +82,7 @@ class GroupedScheduler(Scheduler):
         """See :meth:`Scheduler.schedule`."""
         if not self.ungrouped and not self.waiting:
             group = self.decodes
-            if 0 < group.n <= self._step_budget and group.blocks_needed_now() <= self.kv.free:
+            if 0 < group.n <= self._step_budget and group.most_needed_now() <= self.kv.free:
                 self.blocked = False
                 return self.leap(1)
         output = super().schedule()
@@ -187,11 +191,14 @@ class GroupedScheduler(Scheduler):
         self._budget -= self.decodes.n
         request = self.waiting.peek()
         hits = self.kv.find_hits(request) if request.keys else []
-        cached, size = len(hits) * self.config.block_size, self.config.block_size
+        cached = len(hits) * self.config.block_size
         tokens = self._tokens_to_admit(SchedulerOutput(), request, cached)
         if self._budget <= 0 or not tokens:
             return True
+        return self._head_lacks_blocks(request, hits, cached + tokens)
+
+    def _head_lacks_blocks(self, request: Request, hits: list[int], tokens: int) -> bool:
         free = self.kv.free
         if not self.kv.idle_among(hits):  # otherwise a decode may take the very block that the head would hit
             free -= self.decodes.blocks_needed_now()
-        return self._blocks_to_admit(request, hits, -(-(cached + tokens) // size)) > free
+        return self._blocks_to_admit(request, hits, self.kv.blocks_for(tokens)) > free

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twin.engine.kv_tables import Tables
 
 WAITING, RUNNING, PREEMPTED, FINISHED = range(4)
 
@@ -33,6 +37,7 @@ class Request:
         "index",
         "input_tokens",
         "is_prefill_chunk",
+        "junction",
         "keys",
         "last_token_s",
         "next_decode_step",
@@ -52,11 +57,14 @@ class Request:
         "residue",
         "scheduled_s",
         "status",
+        "tables",
         "total_tokens",
     )
 
     order: int  # of admission; set when admitted
     residue: int  # set by the decode group
+    tables: Tables  # its blocks where there are several KV groups; set when admitted
+    junction: int  # tokens that some of those groups had cached, and not all
 
     def __init__(
         self,

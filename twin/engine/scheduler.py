@@ -326,14 +326,10 @@ class Scheduler:
             tokens = self._tokens_to_admit(output, request, cached)
             if not tokens:
                 break
-            blocks = -(-min(cached + tokens + self._admission_lookahead, self.config.max_model_len) // size)
-            if self._blocks_to_admit(request, hits, blocks) > kv.free:
+            if not self._seat(request, hits, cached + tokens):
                 self.blocked = True
                 break
             waiting.pop_first()
-            if hits:
-                kv.touch(request, hits)
-            kv.take(blocks - len(hits))
             kv.queried_tokens += request.num_tokens
             kv.hit_tokens += cached
             known = cached + tokens
@@ -341,7 +337,6 @@ class Scheduler:
                 known = request.num_tokens
                 output.padded = (*output.padded, request)
                 output.drafts = {**output.drafts, request: self._num_spec_tokens}
-            request.num_blocks = blocks
             request.num_computed_tokens = request.hashed_tokens = cached
             if request.keys:
                 self._hash(request, known)
@@ -359,6 +354,18 @@ class Scheduler:
         output.admitted = admitted
         for request in reversed(held_back):
             waiting.prepend(request)
+
+    def _seat(self, request: Request, hits: list[int], tokens: int) -> bool:
+        """Give the head of the queue the blocks of its first ``tokens``, if those it must find free are there."""
+        kv = self.kv
+        blocks = -(-min(tokens + self._admission_lookahead, self.config.max_model_len) // kv.block_size)
+        if self._blocks_to_admit(request, hits, blocks) > kv.free:
+            return False
+        if hits:
+            kv.touch(request, hits)
+        kv.take(blocks - len(hits))
+        request.num_blocks = blocks
+        return True
 
     def _tokens_to_admit(self, output: SchedulerOutput, request: Request, cached: int) -> int:
         """Tokens that the head of the queue gets; 0 when it must wait for a step with more budget."""
