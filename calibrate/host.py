@@ -1,11 +1,11 @@
 """Fit what a running engine adds to its kernels, from recorded runs, with the simulation in the loop.
 
-The kernels stay as they were measured. Engines before vLLM 0.16 and since have host times of their own (:data:`GENERATIONS`);
-what the newer cannot tell they take from the older (:data:`KEPT`). One set of coefficients serves every GPU (:data:`SHARED`): the host's are of the
-engine's software, and what power, launches and the skew of ranks do to kernels came out alike on each GPU that has runs. Only
-a cold start is a GPU's own. They minimise the log error of mean TPOT and mean TTFT of the closed-loop runs that are away from
-saturation. What they are worth is seen on layouts and on whole GPUs left out of the fit, and those errors are kept beside
-them.
+The kernels stay as they were measured. One set of coefficients serves every GPU: the host's are of the engine's software, and
+what power, launches and the skew of ranks do to kernels came out alike on each GPU that has runs; only :data:`OWN` are a
+GPU's own. Engines before vLLM 0.16 and since have host times of their own (:data:`GENERATIONS`); what the newer runs cannot
+tell is taken from the older (:data:`KEPT`). They minimise the log error of mean TPOT and mean TTFT of the closed-loop runs
+that are away from saturation. What they are worth is seen on layouts and on whole GPUs left out of the fit, and those errors
+are kept beside them.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def fit_hosts(
     sections: list[dict[str, HostFit]] = []  # the older engines' first
     known: dict[str, float] = {}
     for older, what in GENERATIONS.items():
-        own = {gpu: [i for i in items if i.run.older_engine == older] for gpu, items in sorted(runs.items())}
+        own = {gpu: [i for i in items if _of(i.run, older=older)] for gpu, items in sorted(runs.items())}
         calm = {gpu: kept for gpu, items in own.items() if gpu in gpus and (kept := below_saturation(items))}
         if not calm:
             continue
@@ -256,6 +256,11 @@ def fit_hosts(
     if not sections:
         raise InputError("no runs of these GPUs away from saturation", where=table.name, allowed=gpus)
     return {gpu: (sections[-1][gpu], sections[0][gpu] if len(sections) > 1 else None) for gpu in gpus}
+
+
+def _of(run: BenchmarkRun, *, older: bool) -> bool:
+    """Whether a run tells of this generation; kernels of mixtures were not timed on a release as old as its."""
+    return run.older_engine == older and not (older and load_model(run.model).num_experts)
 
 
 def _with_kept(section: HostFit, older: HostFit) -> HostFit:

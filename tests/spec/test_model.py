@@ -358,8 +358,9 @@ def test_precisions_that_a_gpu_is_modelled_with() -> None:
     h100, a100 = load_profile("h100_sxm"), load_profile("a100_sxm")
     check_precision(h100, quantization="fp8", kv_cache_dtype="fp8")
     check_precision(a100, quantization=None, kv_cache_dtype="auto")
-    with pytest.raises(InputError, match="a100_sxm has no fp8 tensor cores: vLLM's Marlin"):
-        check_precision(a100, quantization="fp8", kv_cache_dtype="auto")
+    check_precision(a100, quantization="fp8", kv_cache_dtype="auto")  # as weights alone
+    with pytest.raises(InputError, match="int8 products stop"):
+        check_precision(load_profile("b200_sxm"), quantization="int8", kv_cache_dtype="auto")
     assert precision_obstacle(a100, quantization=None, kv_cache_dtype="fp8") is not None
     with pytest.raises(InputError, match="unknown quantization 'awk'"):
         check_precision(h100, quantization="awk", kv_cache_dtype="auto")

@@ -3,9 +3,9 @@
 Inside its window a windowed layer runs the kernel of full attention in the same time (median ratio 1.000, 90 % within 3 %, on
 every GPU of the database). Beyond it the kernel reads the window alone, but takes 1.0 to 1.5 times as long as full attention
 over a context of that length, as it masks and loads whole tiles: those timings are a fit of their own, over the clipped
-context or pairs (clipping alone errs by 9 to 31 % in decode and 3 to 12 % in prefill on H200, the fit by 1 to 4 %). A window that was not measured takes the
-ratio of the two between those that were; learned sinks are one
-more number per head and cost nothing that shows.
+context or pairs (clipping alone errs by 9 to 31 % in decode and 3 to 12 % in prefill on H200, the fit by 1 to 4 %). A window
+that was not measured takes the ratio of the two between those that were; learned sinks are one more number per head and cost
+nothing that shows.
 
 Source of the timings: aiconfigurator-core's attention tables for vLLM (windows 128, 1024, 8192; head sizes 64 to 512).
 """

@@ -56,8 +56,8 @@ def dense(kernels: Kernels) -> list[Precision]:
     """Precisions of the matrix products that share one factor of uncertainty: those known as well as bf16's. Others are
     guesses from them, or formats of their own.
     """
-    names: tuple[Precision, ...] = ("bf16", "fp8", "int8")
     origin = kernels.gemm["bf16"].provenance.origin
+    names: tuple[Precision, ...] = ("bf16", "fp8") if origin == "assumed" else ("bf16", "fp8", "int8")
     return [dtype for dtype in names if dtype in kernels.gemm and kernels.gemm[dtype].provenance.origin == origin]
 
 

@@ -157,9 +157,7 @@ class StepModel:
     ) -> None:
         self._padded = profile.device == "gpu" if cuda_graphs is None else cuda_graphs
         self._captured = captured_tokens if self._padded else max_tokens
-        model.check_tensor_parallel(
-            layout.tensor_parallel_size, enable_expert_parallel=layout.enable_expert_parallel
-        )
+        model.check_tensor_parallel(layout.tensor_parallel_size, enable_expert_parallel=layout.enable_expert_parallel)
         self.host = HostCosts.of(profile) if host is None else host
         self._model, self._profile, self._layout, self._scale = model, profile, layout, scale
         shard = layout.shard(model, profile)
@@ -225,7 +223,9 @@ class StepModel:
         if isinstance(layer.mixer, Attention) and layer.mixer.qk_norm == "all":
             # q and k are cut over the ranks, which add up their two fp32 sums of squares per token.
             across = all_reduce_s(self._profile, ranks, 8.0 * m, version) + skew
-        return across + ends * (np.where(one, fused, apart) + skew) + alone * norm, ends * np.where(one, 1.0, 2.0) + alone
+        return across + ends * (np.where(one, fused, apart) + skew) + alone * norm, ends * np.where(
+            one, 1.0, 2.0
+        ) + alone
 
     def _head(self, rows: Floats) -> Floats:
         """Seconds to turn 0 … rows sampled positions into tokens: head, gather of the logits, softmax in fp32."""

@@ -381,6 +381,11 @@ class HardwareProfile(Frozen):
         """What an engine's host adds; an ``older`` engine's where it is known apart."""
         return self.older_host if older and self.older_host is not None else self.host
 
+    @property
+    def hosts(self) -> tuple[HostFit, ...]:
+        """Of every generation of engines that is known apart, the newest first."""
+        return tuple(host for host in (self.host, self.older_host) if host is not None)
+
     def digest(self) -> str:
         """sha256 of the content (not of the file's layout), for run manifests."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

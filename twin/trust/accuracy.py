@@ -197,7 +197,7 @@ def _short_figure(value: float) -> float:
 
 def fitted_on(profile: HardwareProfile, file: str) -> bool:
     """Whether any coefficient of the profile names ``file`` as what it was fitted on."""
-    known: list[Estimate | Provenance] = [figure for _, figure in profile.host or () if isinstance(figure, Estimate)]
+    known: list[Estimate | Provenance] = _host_figures(profile)
     known += [part.provenance for part in parts(profile)]
     return any(figure.origin == "fitted" and file in figure.source for figure in known)
 
@@ -207,14 +207,18 @@ def _is_fitted(evidence: Evidence, gpu: str, files: Iterable[str]) -> bool:
 
 
 def left_out(profiles: Sequence[HardwareProfile], kind: Literal["gpu", "layout"]) -> dict[str, Errors]:
-    """Per GPU with runs, the errors on them of a fit without the GPU, or without their layout (tensor-parallel size)."""
+    """Per GPU with runs, the errors on them of a fit without the GPU, or without their layout (tensor-parallel size).
+
+    A GPU with runs of older engines too has a row of each; the newer runs of each GPU are of one model, so that its row without
+    the GPU is also one without the model.
+    """
     found = {}
     for profile in profiles:
-        host = profile.host
-        if host is not None and host.runs and host.step_s.origin == "fitted" and profile.device == "gpu":
-            kept = host.runs.get("gpu_left_out" if kind == "gpu" else "layout_left_out")
-            if kept is not None:
-                found[profile.name] = Errors(**kept.model_dump())
+        for host in profile.hosts if profile.device == "gpu" else ():
+            kept = (host.runs or {}).get("gpu_left_out" if kind == "gpu" else "layout_left_out")
+            if kept is not None and host.step_s.origin == "fitted":
+                older = ", engines before vLLM 0.16" if host is profile.older_host else ""
+                found[profile.name + older] = Errors(**kept.model_dump())
     return found
 
 
@@ -230,5 +234,9 @@ def _mean(parts: Mapping[str, Errors]) -> Errors | None:
 
 
 def newest(profiles: Sequence[HardwareProfile]) -> str:
-    dates = [figure.date for profile in profiles for _, figure in profile.host or () if isinstance(figure, Estimate)]
+    dates = [figure.date for profile in profiles for figure in _host_figures(profile)]
     return max(dates, default="")
+
+
+def _host_figures(profile: HardwareProfile) -> list[Estimate | Provenance]:
+    return [figure for host in profile.hosts for _, figure in host if isinstance(figure, Estimate)]

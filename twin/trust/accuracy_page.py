@@ -132,7 +132,10 @@ def _not_fitted(evidence: Evidence, picture: str | None) -> str:
     ]
     if rows:
         head = ("GPU", "runs", "TPOT error without the GPU", "TTFT", "TPOT error without their layout", "TTFT")
-        parts.append(f"### Host times fitted without a GPU, or without a tensor-parallel size\n\n{table(head, rows)}")
+        told = "Runs of engines since vLLM 0.16 are of one model per GPU: without the GPU is also without the model."
+        parts.append(
+            f"### Host times fitted without a GPU, or without a tensor-parallel size\n\n{told}\n\n{table(head, rows)}"
+        )
     if evidence.logs:
         parts.append("### Request logs\n\n" + _logs(evidence.logs, evidence.profiles))
         if picture:
@@ -215,8 +218,9 @@ def _limits(evidence: Evidence, accuracy: Accuracy) -> str:
         "**Outside the calibrated range.** A plan says `outside` where the operating point lies beyond what kernels were timed"
         " over; the error there is unknown.",
         "**Network time** is never in the figures: they start and end at the server.",
-        "**Mixtures of experts and latent attention** are not priced yet, nor sliding windows, speculative decoding and"
-        " pipeline stages; what cannot be priced is refused, not guessed.",
+        "**Latent and linear attention, expert parallelism over several GPUs' ranks, pipeline stages and several nodes** are priced"
+        " from kernel timings alone: no run of them was at hand to compare with. Speculative decoding is not priced; what"
+        " cannot be priced is refused, not guessed.",
         "**Cold starts.** Loading weights and capturing graphs are not modelled; how long the first requests of a server"
         " without warm-up wait differs between servers, and is known only where such runs were fitted.",
         f"**Other releases than vLLM {' and '.join(VERSIONS)}.** Older and newer ones are simulated as the nearest of these.",

@@ -18,6 +18,12 @@ FAMILIES: dict[Family, str] = {
     "prefill_attention": "prefill attention",
     "all_reduce": "all-reduce",
     "elementwise": "element-wise",
+    "formats": "other formats",
+    "attention_variants": "windows, head sizes",
+    "latent": "latent attention",
+    "recurrent": "linear attention",
+    "experts": "experts",
+    "exchanges": "exchanges",
 }
 KERNEL, ENGINE, OWN, DEVICE = OWNERS = (
     "device and kernel",
@@ -35,7 +41,9 @@ HOST = {
     "kernel_overlap_s": "what a launch inside a CUDA graph hides",
     "compute_stretch": "clocks under sustained load",
     "reduce_skew_s": "ranks that wait for each other",
+    "launch_s": "the host's launch of a kernel outside CUDA graphs",
     "cold_start_s": "the first requests of an engine without warm-up",
+    "client_s": "what a benchmark's client adds",
 }
 """Coefficients in words; those that are not here stand under their own names."""
 FACTS = {

@@ -44,7 +44,8 @@ UNITS: Mapping[str, str] = {
 class Claim(Frozen):
     """``cases``: what changes in the scenario (``section.field=value``), in order, what is compared with first.
 
-    ``figures``: what the twin computes, each with what is claimed of some cases (of two or more their ratio counts).
+    ``figures``: what the twin computes, each with what is claimed of some cases (of two or more their ratio counts);
+    ``at_least`` names those of which more is no contradiction.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Claim(Frozen):
     cases: dict[str, tuple[str, ...]]
     figures: dict[str, dict[str, float]]
     why: str
+    at_least: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Claim:
@@ -93,8 +95,9 @@ class Verdict:
         if found is None:
             return ""
         said, got = found
-        if got > 0 and abs(log(got / said)) <= log(1 + AGREES):
-            return f"agrees: × {said:.3g} claimed, × {got:.3g} here"
+        least = figure in self.claim.at_least
+        if got > 0 and (abs(log(got / said)) <= log(1 + AGREES) or (least and got > said)):
+            return f"agrees: {'at least ' if least else ''}× {said:.3g} claimed, × {got:.3g} here"
         return f"differs: × {said:.3g} claimed, × {got:.3g} here"
 
 
