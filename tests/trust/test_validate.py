@@ -22,7 +22,7 @@ HEAD = "system,model,precision,isl,osl,concurrency,tp_size,mean_ttft_ms,mean_tpo
 ROWS = [
     "h100_sxm,meta-llama/Llama-3.1-70B,fp8,512,64,4,4,100,10\n",
     "h200_sxm,meta-llama/Llama-3.1-8B,bf16,512,64,8,1,50,7\n",
-    "h100_sxm,openai/gpt-oss-120b,fp4,512,64,4,4,100,10\n",
+    "h100_sxm,someone/mixture-9b,fp4,512,64,4,4,100,10\n",
     "a100_sxm,meta-llama/Llama-3.1-8B,fp8,512,64,4,1,100,10\n",
 ]
 
@@ -41,7 +41,7 @@ def test_rows_order_and_columns_are_kept_and_every_row_has_a_figure_or_a_reason(
     assert list(out[0])[: len(columns)] == columns
     for row in out:
         assert bool(row["predicted_mean_tpot_ms"]) != bool(row["reason"])
-    assert "gpt-oss-120b" in out[2]["reason"]
+    assert "mixture-9b" in out[2]["reason"]
     assert "fp8" in out[3]["reason"]
     low, middle, high = (float(out[0][f"predicted_mean_ttft_ms{s}"]) for s in ("_lo90", "", "_hi90"))
     assert low < middle < high
@@ -202,7 +202,7 @@ def test_a_measured_value_that_is_none_is_named_with_its_line(table: Path, value
         ({"osl": "0"}, "osl is 0: 1 … 10,000,000 is meant"),
         ({"max_num_seqs": "x"}, "max_num_seqs 'x' is not a whole number"),
         ({"vllm_version": "nightly"}, "vllm_version 'nightly' is not a version"),
-        ({"attention_dp_size": "2"}, "attention_dp_size 2 is not modelled"),
+        ({"attention_dp_size": "two"}, "attention_dp_size 'two' is not a whole number"),
         ({"tp_size": "3"}, "3"),
     ],
 )

@@ -136,7 +136,7 @@ class BenchmarkRun(Frozen):
         kv = flags.kv_cache_dtype or ("fp8" if self.precision == "fp8" else "auto")
         weights = None if model.quantization or self.precision in ("bf16", "fp16", "bfloat16") else self.precision
         cut = model.tensor_parallel_obstacle(self.tp_size) is None
-        spread = self.moe_ep_size > 1 or (bool(model.num_experts) and not cut)
+        spread = model.num_experts > 0 and (self.moe_ep_size > 1 or not cut)
         return Layout(
             self.tp_size,
             weights,
