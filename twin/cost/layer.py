@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twin.cost import operators as ops
-from twin.cost.attention import windowed_decode_s, windowed_prefill_s
+from twin.cost.attention import window_context, windowed_decode_s, windowed_prefill_s
 from twin.cost.latent import LatentSizes, latent_decode_s, latent_prefill_s
 from twin.cost.linear import gdn_decode_s, gdn_prefill_s, mamba_decode_s, mamba_prefill_s
 from twin.cost.moe import moe_s
@@ -174,6 +174,9 @@ class LayerCost:
         profile, tp, kv = self.profile, self.shard.tp, self.shard.kv
         match self.layer.mixer:
             case Attention() as mixer:
+                if mixer.chunked:  # full attention over what the chunk holds so far
+                    seen = window_context(contexts, mixer.window, chunked=True)
+                    return windowed_decode_s(profile, kv, n, seen, *self._heads(mixer))
                 return windowed_decode_s(profile, kv, n, contexts, *self._heads(mixer), mixer.window)
             case LatentAttention() as mixer:
                 gemm = self.shard.weights.dtype("attention")

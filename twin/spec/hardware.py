@@ -103,7 +103,10 @@ class Table(Frozen):
 
     @cached_property
     def _flat(self) -> NDArray[np.float64]:
-        return np.fromstring(" ".join(self.milli_log), dtype=np.float64, sep=" ") / 1000.0
+        try:
+            return np.fromstring(" ".join(self.milli_log), dtype=np.float64, sep=" ") / 1000.0
+        except ValueError:
+            raise ValueError("milli_log holds something that is no number") from None
 
     @cached_property
     def log_axes(self) -> tuple[NDArray[np.float64], ...]:

@@ -38,7 +38,8 @@ def page() -> str:
             ],
         ),
         "\n## Which GPU runs what\n",
-        "● its own products, ◐ emulated: weights stay narrow and vLLM computes in 16 bits (Marlin, for experts also Triton), – refused. A format"
+        "● its own products, ◐ emulated: weights stay narrow and vLLM computes in 16 bits (Marlin, for experts also Triton),"
+        " – refused. A format"
         " whose kernels have neither measurements nor an assumption in a profile is refused there all the same.\n",
         _markdown(("GPUs", *(f"`{name}`" for name in table.formats)), _support()),
         "\n## Published evaluations\n",

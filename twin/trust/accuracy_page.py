@@ -218,8 +218,8 @@ def _limits(evidence: Evidence, accuracy: Accuracy) -> str:
         "**Outside the calibrated range.** A plan says `outside` where the operating point lies beyond what kernels were timed"
         " over; the error there is unknown.",
         "**Network time** is never in the figures: they start and end at the server.",
-        "**Latent and linear attention, expert parallelism over several GPUs' ranks, pipeline stages and several nodes** are priced"
-        " from kernel timings alone: no run of them was at hand to compare with. Speculative decoding is not priced; what"
+        "**Latent and linear attention, ranks that share experts, pipeline stages and several nodes** are priced from kernel"
+        " timings alone: no run of them was at hand to compare with. Speculative decoding is not priced; what"
         " cannot be priced is refused, not guessed.",
         "**Cold starts.** Loading weights and capturing graphs are not modelled; how long the first requests of a server"
         " without warm-up wait differs between servers, and is known only where such runs were fitted.",
