@@ -19,7 +19,7 @@ from calibrate.judge import coverage90, errors, interval90, round_to, rounded
 from twin.base import Estimate, InputError, Provenance
 from twin.cost.operators import gemm_fill
 from twin.cost.tables import Floats, interpolate, p_norm
-from twin.spec.hardware import Collective, Copy, Errors, HeldOut, Kernel, Segment
+from twin.spec.kernels import Collective, Copy, Errors, HeldOut, Kernel, Segment
 
 COPY_COEFFICIENTS = COEFFICIENTS[1:]
 TAILS = (0.05, 0.04, 0.03, 0.02, 0.01, 0.005, 0.0)

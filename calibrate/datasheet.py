@@ -18,18 +18,8 @@ from calibrate.formats import assumed_formats
 from calibrate.grid import Axes, within
 from calibrate.small import COPY_AXES, SERVING_MESSAGE_BYTES, copy_observations, fit_copy
 from twin.base import InputError, Provenance
-from twin.spec.hardware import (
-    Attention,
-    Collective,
-    Copy,
-    Facts,
-    HardwareProfile,
-    Kernel,
-    Kernels,
-    Precision,
-    load_profile,
-    profile_names,
-)
+from twin.spec.hardware import Facts, HardwareProfile, load_profile, profile_names
+from twin.spec.kernels import Attention, Collective, Copy, Kernel, Kernels, Precision
 
 Sheet = dict[str, dict[str, Any]]
 

@@ -31,7 +31,8 @@ from calibrate.steps import (
     usual_s,
 )
 from twin.base import Estimate, InputError
-from twin.spec.hardware import Errors, HardwareProfile, HostFit
+from twin.spec.hardware import HardwareProfile, HostFit
+from twin.spec.kernels import Errors
 from twin.spec.model import model_from_config
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from calibrate.judge import Judged, errors, round_to, rounded
 from calibrate.small import SERVING_MESSAGE_BYTES, Segments, _collectives, segments
 from twin.base import Provenance
 from twin.cost.collectives import line_s
-from twin.spec.hardware import Exchange, HeldOut, Operation, Segment
+from twin.spec.kernels import Exchange, HeldOut, Operation, Segment
 
 if TYPE_CHECKING:
     from calibrate.profiles import Job

@@ -16,7 +16,7 @@ from calibrate.grid import FLAT, Candidate
 from twin.base import Provenance
 from twin.cost.operators import decode_work, gemm_fill, gemm_work, prefill_coords, prefill_pairs, prefill_work
 from twin.cost.tables import Floats
-from twin.spec.hardware import Precision
+from twin.spec.kernels import Precision
 
 # Hidden sizes of dense decoders, 7B to 405B; a projection's other side is 512 or more after TP 1 to 8.
 HIDDEN_SIZES = (3584, 4096, 5120, 6144, 7168, 8192, 12288, 16384)

@@ -24,7 +24,7 @@ from twin.cost.attention import window_pairs
 from twin.cost.latent import latent_coords, latent_decode_work, latent_prefill_work
 from twin.cost.linear import conv_work, delta_decode_work, delta_prefill_work
 from twin.cost.operators import prefill_coords, prefill_pairs, prefill_work
-from twin.spec.hardware import AttentionVariant, Latent, Phase, Precision, Recurrent
+from twin.spec.kernels import AttentionVariant, Latent, Phase, Precision, Recurrent
 
 if TYPE_CHECKING:
     from calibrate.profiles import Job
@@ -216,7 +216,7 @@ def _recurrent(job: Job, systems: Path) -> Iterator[Recurrent]:
 
 
 def fit_mixers(job: Job, systems: Path) -> dict[str, tuple[Any, ...]]:
-    """The families of :class:`twin.spec.hardware.Kernels` that are here, as far as the database measured them."""
+    """The families of :class:`twin.spec.kernels.Kernels` that are here, as far as the database measured them."""
     job.note(f"{job.gpu}: other head sizes, sliding windows, latent and linear attention")
     return {
         "attention_variants": tuple(_variants(job, systems)),

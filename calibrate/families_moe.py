@@ -19,7 +19,7 @@ from calibrate.fit import FOLDS, Observations, Peaks
 from calibrate.grid import Candidate
 from twin.base import Provenance
 from twin.cost.moe import Loads, moe_coords, moe_work
-from twin.spec.hardware import ExpertKernel, Precision
+from twin.spec.kernels import ExpertKernel, Precision
 from twin.spec.versions import MODELLED_VLLM, VERSIONS, VersionName
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from calibrate.grid import Axes, Candidate, TableFit, as_table, fit_table, hat_m
 from calibrate.judge import Judged, errors, round_to, rounded
 from twin.base import Estimate, Provenance
 from twin.cost.tables import Floats, p_norm
-from twin.spec.hardware import Facts, HeldOut, Kernel, Precision
+from twin.spec.hardware import Facts
+from twin.spec.kernels import HeldOut, Kernel, Precision
 
 FOLDS = 5
 ROOFLINE_SAMPLE = 8000  # enough for four coefficients; the table sees every row

@@ -24,7 +24,8 @@ from calibrate.judge import round_to, rounded
 from twin.base import Estimate, Provenance
 from twin.cost.operators import kernel_s
 from twin.cost.tables import interpolate
-from twin.spec.hardware import Facts, HeldOut, Kernel, Precision, Table, load_profile, profile_names
+from twin.spec.hardware import Facts, load_profile, profile_names
+from twin.spec.kernels import HeldOut, Kernel, Precision, Table
 
 if TYPE_CHECKING:
     from calibrate.profiles import Job

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from twin.cost.tables import Floats, corners
-from twin.spec.hardware import Table
+from twin.spec.kernels import Table
 
 STRAY = 0.02  # log ratio beyond which a residual counts by its absolute value, no more by its square
 PASSES = 6

@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 from calibrate.fit import correlation_rows
 from calibrate.judge import round_to
 from twin.base import Estimate, InfeasibleError, InputError, Origin
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.spec.hardware import HostFit, RunErrors, load_profile
 from twin.spec.model import load_model
 from twin.trust.closed_loop import BenchmarkRun, predict

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from calibrate import importers
-from twin.spec.hardware import Phase
+from twin.spec.kernels import Phase
 
 DENSE_HEADS = (64, 128)
 """Head sizes of :func:`calibrate.importers.read_decode`, which are families of their own."""

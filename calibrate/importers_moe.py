@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calibrate import importers
 from twin.cost.moe import TILE_ROWS, Loads
-from twin.spec.hardware import Precision
+from twin.spec.kernels import Precision
 
 FILE = "moe_perf.parquet"
 DTYPES: dict[str, Precision] = {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from twin.base import InputError
 from twin.cost.tables import Floats
-from twin.spec.hardware import Errors, HeldOut
+from twin.spec.kernels import Errors, HeldOut
 
 
 @dataclass(frozen=True)

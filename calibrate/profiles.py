@@ -22,17 +22,8 @@ from calibrate.grid import Candidate
 from calibrate.judge import Judged
 from calibrate.small import FUSED_TO_BYTES, copy_observations, fit_all_reduce, fit_copy
 from twin.base import InputError, Provenance, unknown_name
-from twin.spec.hardware import (
-    Attention,
-    Collective,
-    Copy,
-    Facts,
-    HardwareProfile,
-    Kernel,
-    Kernels,
-    Precision,
-    load_profile,
-)
+from twin.spec.hardware import Facts, HardwareProfile, load_profile
+from twin.spec.kernels import Attention, Collective, Copy, Kernel, Kernels, Precision
 from twin.spec.versions import MODELLED_VLLM, VERSIONS
 
 Note = Callable[[str], None]

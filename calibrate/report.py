@@ -16,7 +16,8 @@ from calibrate.report_panels import COLUMN_WORDS, FAMILIES, INK, MOST_POINTS, fa
 from twin.base import Estimate, InputError
 from twin.cli.common import write_atomic
 from twin.cost.parts import Part, parts, unseen
-from twin.spec.hardware import Errors, HardwareProfile, HeldOut
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Errors, HeldOut
 
 if TYPE_CHECKING:
     from calibrate.judge import Judged

@@ -17,7 +17,7 @@ from calibrate.judge import Judged, coverage90, errors, interval90, round_to, ro
 from twin.base import Provenance
 from twin.cost.collectives import line_s
 from twin.cost.tables import Floats, p_norm
-from twin.spec.hardware import Collective, Copy, Errors, HeldOut, Segment
+from twin.spec.kernels import Collective, Copy, Errors, HeldOut, Segment
 
 # One activation of a 7B model's token up to 8192 tokens of a 405B model's, in bf16.
 SERVING_MESSAGE_BYTES = (3584 * 2, 8192 * 16384 * 2)

@@ -19,8 +19,10 @@ from scipy.optimize import least_squares
 from calibrate.fit import correlation_rows, unit_stderr
 from calibrate.judge import errors
 from twin.base import InputError
-from twin.cost.step import HostCosts, Layout, StepModel
-from twin.spec.hardware import Errors, HardwareProfile
+from twin.cost.layout import HostCosts, Layout
+from twin.cost.step import StepModel
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Errors
 from twin.spec.model import ModelSpec
 
 Floats = NDArray[np.float64]

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from twin.cluster.simulation import Fleet, simulate
+from twin.cost.layout import Layout
 from twin.cost.memory import memory_budget
-from twin.cost.step import Layout, StepModel
+from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
 from twin.engine.core import LOG_COLUMNS
 from twin.results.metrics import summarize

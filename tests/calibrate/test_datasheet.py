@@ -19,7 +19,8 @@ from twin.base import InputError, Provenance
 from twin.cost.collectives import all_reduce_s
 from twin.cost.operators import decode_attention_s, decode_in_range, gemm_in_range, gemm_s, roofline_s
 from twin.cost.parts import parts
-from twin.spec.hardware import Kernel, load_profile
+from twin.spec.hardware import load_profile
+from twin.spec.kernels import Kernel
 
 SOURCE = Provenance(origin="fitted", source="made up", date="2026-01-01")
 PEAK = Peaks(1e15, 4e12)

@@ -7,7 +7,7 @@ import pytest
 
 from calibrate.host import UNITS, JointFit, MeasuredRun, fit_jointly, host_section, left_out, log_errors
 from twin.base import InputError
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.trust.closed_loop import BenchmarkRun, predict
 
 TRUE = HostCosts(

@@ -8,7 +8,7 @@ import pytest
 
 from calibrate.steps import Steps, by_load, drift, fit_requests, fit_steps, noise_floor, price, usual_s
 from twin.base import InputError
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.model import load_model
 

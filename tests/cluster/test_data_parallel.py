@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from twin.cluster.data_parallel import SYNC_STEPS
 from twin.cluster.simulation import Fleet, Simulated, simulate
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 

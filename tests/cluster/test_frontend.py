@@ -11,7 +11,7 @@ import pytest
 
 from twin.cluster.frontend import OUTPUT_TOKEN_S, ApiServers, core_share, stretched
 from twin.cluster.simulation import Fleet, simulate, simulate_closed_loop
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 

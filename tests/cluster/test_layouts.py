@@ -7,8 +7,8 @@ import pytest
 
 from twin.base import InputError
 from twin.cluster.deploy import fleet_of, run_scenario
+from twin.cost.layout import Layout
 from twin.cost.spread import PipelineModel, RanksModel
-from twin.cost.step import Layout
 from twin.results.metrics import summarize
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model

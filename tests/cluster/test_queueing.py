@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from twin.cluster.simulation import Fleet, simulate
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 

@@ -15,7 +15,7 @@ import pytest
 
 from twin.cluster.router import Balancer, Coordinator
 from twin.cluster.simulation import Fleet, Simulated, simulate
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.config import EngineConfig
 from twin.traffic.trace import Trace
 

@@ -11,9 +11,11 @@ from twin.base import Provenance
 from twin.cost import operators as ops
 from twin.cost.collectives import all_reduce_s
 from twin.cost.draws import draw, family_spread, shape_spread
+from twin.cost.layout import HostCosts, Layout
 from twin.cost.parts import dense, interval90, parts, relative_stderr
-from twin.cost.step import HostCosts, Layout, StepModel
-from twin.spec.hardware import Errors, HardwareProfile, HeldOut, HostFit, load_profile
+from twin.cost.step import StepModel
+from twin.spec.hardware import HardwareProfile, HostFit, load_profile
+from twin.spec.kernels import Errors, HeldOut
 from twin.spec.model import load_model
 
 H200 = load_profile("h200_sxm")

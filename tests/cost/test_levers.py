@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from twin.base import InputError
+from twin.cost.layout import HostCosts, Layout
 from twin.cost.levered import LeveredStepModel, step_model
 from twin.cost.levers import (
     EAGER_LAUNCH_S,
@@ -22,7 +23,7 @@ from twin.cost.levers import (
 )
 from twin.cost.memory import memory_budget
 from twin.cost.operators import fp8_quant_s
-from twin.cost.step import HostCosts, Layout, StepModel
+from twin.cost.step import StepModel
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 

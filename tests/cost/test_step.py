@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from twin.cost.collectives import all_reduce_s, fused_reduce_s
+from twin.cost.layout import HostCosts, Layout
 from twin.cost.operators import elementwise_s, gemm_s
-from twin.cost.step import RESTING_POWER, HostCosts, Layout, StepModel
+from twin.cost.step import RESTING_POWER, StepModel
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 

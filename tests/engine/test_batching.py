@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from twin.base import InputError
 from twin.cluster.simulation import Fleet, Simulated, simulate, simulate_closed_loop
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.batching import Recomputing, decodes_s, passes_s
 from twin.engine.config import EngineConfig
 from twin.engine.core import LOG_COLUMNS

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twin.cluster.simulation import Fleet, Simulated, simulate
-from twin.cost.step import HostCosts, Layout, StepModel
+from twin.cost.layout import HostCosts, Layout
+from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
 from twin.engine.core import LOG_COLUMNS
 from twin.results.metrics import gap_weights

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Fleet, Simulated, simulate
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.config import EngineConfig
 from twin.engine.core import LOG_COLUMNS
 from twin.results import metrics

@@ -7,7 +7,8 @@ import pytest
 
 from twin.base import InputError, data_dir
 from twin.cost.parts import parts
-from twin.spec.hardware import HardwareProfile, Kernel, Table, load_profile, profile_names
+from twin.spec.hardware import HardwareProfile, load_profile, profile_names
+from twin.spec.kernels import Kernel, Table
 
 MEASURED = [
     "a100_sxm",

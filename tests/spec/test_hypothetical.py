@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twin.base import Estimate, InputError, data_dir
 from twin.cost import operators as ops
 from twin.cost.collectives import all_reduce_s
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.hypothetical import Hypothetical, hypothetical
 from twin.spec.scenario import Scenario, load_scenario

@@ -151,7 +151,11 @@ def test_traffic_rate_is_a_factor(load) -> None:  # type: ignore[no-untyped-def]
             "size: two",
             r"file\.yaml:6: deployment\.tensor_parallel_size: 'two' should be a valid integer",
         ),
-        ("h100_sxm", "b200_sxm\n  quantization: int8", r"file\.yaml:6: vLLM's int8 products stop|file\.yaml:6: b200_sxm"),
+        (
+            "h100_sxm",
+            "b200_sxm\n  quantization: int8",
+            r"file\.yaml:6: vLLM's int8 products stop|file\.yaml:6: b200_sxm",
+        ),
         ("h100_sxm", "a100_sxm\n  kv_cache_dtype: fp8", r"file\.yaml:6: a100_sxm has no measured attention"),
         ("120k/month", "120q", r"file\.yaml:8: budget: .* is not understood"),
         ("ttft: 500ms", "tft: 2s", r"file\.yaml:7: slo: unknown metric 'tft' \(allowed: ttft"),

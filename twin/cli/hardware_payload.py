@@ -8,7 +8,8 @@ from typing import Any
 from twin.base import Estimate
 from twin.cost.parts import Part, parts, unseen
 from twin.cost.standard import OPERATIONS, Priced, priced
-from twin.spec.hardware import Collective, HardwareProfile, HostFit
+from twin.spec.hardware import HardwareProfile, HostFit
+from twin.spec.kernels import Collective
 
 FIGURE = ("value", "unit", "stderr", "origin", "source", "date")
 KNOWN = FIGURE[3:]

@@ -10,11 +10,12 @@ import numpy as np
 from twin.base import InputError
 from twin.cluster.frontend import ApiServers, core_share, stretched
 from twin.cluster.simulation import Fleet, Simulated, replay, simulate
+from twin.cost.layout import HostCosts, Layout
 from twin.cost.levered import step_model
 from twin.cost.levers import Levers
 from twin.cost.memory import GIB, MemoryBudget, memory_budget
 from twin.cost.spread import spread_step_model, spreads
-from twin.cost.step import HostCosts, Layout, StepModel
+from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
 from twin.spec.engine import EngineSettings
 from twin.spec.kv_groups import KvGroup

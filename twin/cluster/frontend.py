@@ -14,7 +14,7 @@ from simpy import Environment
 from simpy.events import Event, Timeout
 
 from twin.base import Estimate
-from twin.cost.step import HostCosts
+from twin.cost.layout import HostCosts
 from twin.engine.request import Request
 
 OUTPUT_TOKEN_S = Estimate(

@@ -17,7 +17,8 @@ from twin.base import InputError
 from twin.cluster.frontend import ApiServers, Frontend, arrivals
 from twin.cluster.requests import RequestTable
 from twin.cluster.servers import Servers
-from twin.cost.step import HostCosts, StepModel
+from twin.cost.layout import HostCosts
+from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
 from twin.engine.core import LOG_COLUMNS
 from twin.engine.request import Request

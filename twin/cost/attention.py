@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from twin.base import InputError
 from twin.cost import operators as ops
 from twin.cost.tables import Floats, locate
-from twin.spec.hardware import Attention, HardwareProfile, Kernel, Phase, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Attention, Kernel, Phase, Precision
 
 
 def window_pairs(chunk: ArrayLike, context: ArrayLike, window: int | None, *, chunked: bool = False) -> Floats:

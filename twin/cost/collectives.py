@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from twin.base import InputError
 from twin.cost.tables import Floats
-from twin.spec.hardware import Collective, Exchange, HardwareProfile, Operation
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Collective, Exchange, Operation
 from twin.spec.layout import Fabric
 
 NETWORK = Fabric()

@@ -18,19 +18,8 @@ from numpy.typing import NDArray
 
 from twin.base import Estimate
 from twin.cost.parts import LABELLED, Z90, Family, Part, dense, interval90, parts, relative_stderr
-from twin.spec.hardware import (
-    Attention,
-    Collective,
-    Copy,
-    Errors,
-    ExpertKernel,
-    HardwareProfile,
-    HostFit,
-    Kernel,
-    Latent,
-    Recurrent,
-    Segment,
-)
+from twin.spec.hardware import HardwareProfile, HostFit
+from twin.spec.kernels import Attention, Collective, Copy, Errors, ExpertKernel, Kernel, Latent, Recurrent, Segment
 
 SHAPES_OF_A_MODEL = {"gemm": 4}
 """How many independent shapes a model has of a family: four projections; one head layout, one message size.

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from twin.base import InputError
 from twin.cost.operators import BYTES, OUT_BYTES, WEIGHT_BYTES, kernel_s
 from twin.cost.tables import Floats
-from twin.spec.hardware import HardwareProfile, Kernel, Phase, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Kernel, Phase, Precision
 
 GEMM_RATE: dict[Precision, float] = {"bf16": 1.0, "fp8_block": 2.0, "nvfp4": 4.0}
 """Peak of matrix products over bf16's (datasheets), by which their FLOPs count less."""

@@ -17,7 +17,8 @@ from twin.cost.latent import LatentSizes, latent_decode_s, latent_prefill_s
 from twin.cost.linear import gdn_decode_s, gdn_prefill_s, mamba_decode_s, mamba_prefill_s
 from twin.cost.moe import moe_s
 from twin.cost.tables import Floats
-from twin.spec.hardware import HardwareProfile, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Precision
 from twin.spec.layers import Attention, Experts, LatentAttention, Layer, LinearAttention, Mamba, Mlp, Role
 from twin.spec.precision import WeightFormat
 from twin.spec.versions import VersionName

@@ -10,6 +10,7 @@ import numpy as np
 
 from twin.base import InputError
 from twin.cost.layer import QUANTISED, LayerCost
+from twin.cost.layout import HostCosts, Layout
 from twin.cost.levers import (
     EAGER_LAUNCH_S,
     EAGER_MORE_LAUNCHES,
@@ -20,7 +21,7 @@ from twin.cost.levers import (
     offloaded_weight_bytes,
     unfused_quant_s,
 )
-from twin.cost.step import HostCosts, Layout, StepModel
+from twin.cost.step import StepModel
 from twin.cost.tables import Floats
 from twin.spec.hardware import HardwareProfile
 from twin.spec.layers import Experts, Mlp

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from twin.base import InputError
 from twin.cost.operators import OUT_BYTES, kernel_s
 from twin.cost.tables import Floats
-from twin.spec.hardware import HardwareProfile, Kernel, Phase
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Kernel, Phase
 from twin.spec.layers import LinearAttention, Mamba
 
 CHUNK = 64

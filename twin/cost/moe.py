@@ -23,7 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from twin.base import InputError
 from twin.cost.operators import ACTIVATION_BYTES, OUT_BYTES, WEIGHT_BYTES, kernel_s
 from twin.cost.tables import Floats
-from twin.spec.hardware import ExpertKernel, HardwareProfile, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import ExpertKernel, Precision
 from twin.spec.layers import Experts
 from twin.spec.versions import MODELLED_VLLM, VersionName
 

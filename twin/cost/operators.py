@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from twin.base import InputError
 from twin.cost.tables import Floats, interpolate, p_norm
-from twin.spec.hardware import Attention, Copy, HardwareProfile, Kernel, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Attention, Copy, Kernel, Precision
 
 BYTES: dict[Precision, int] = {"bf16": 2, "fp8": 1, "int8": 1}
 """Of one number in the KV cache."""

@@ -8,7 +8,8 @@ from math import exp, pi, sqrt
 from typing import Literal
 
 from twin.base import Estimate, Provenance
-from twin.spec.hardware import Collective, Copy, Errors, HardwareProfile, HeldOut, Kernel, Kernels, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Collective, Copy, Errors, HeldOut, Kernel, Kernels, Precision
 
 Family = Literal[
     "gemm",
@@ -26,7 +27,7 @@ Family = Literal[
 """``formats``: matrix products beyond those of :func:`dense`."""
 
 LABELLED: tuple[Family, ...] = ("attention_variants", "latent", "recurrent", "experts")
-"""Families of :class:`twin.spec.hardware.Kernels` whose members have a ``label`` and a ``kernel``."""
+"""Families of :class:`twin.spec.kernels.Kernels` whose members have a ``label`` and a ``kernel``."""
 
 Z90 = 1.645
 """Standard deviations on either side that hold 90 % of a normal distribution."""

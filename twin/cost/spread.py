@@ -17,7 +17,8 @@ import numpy as np
 
 from twin.cost.collectives import all_gather_s, reduce_scatter_s, send_s
 from twin.cost.layer import LayerCost
-from twin.cost.step import HostCosts, Layout, StepModel
+from twin.cost.layout import HostCosts, Layout
+from twin.cost.step import StepModel
 from twin.cost.tables import Floats
 from twin.spec.hardware import HardwareProfile
 from twin.spec.layout import Fabric, num_nodes, pipeline_layers, steps_together

@@ -9,7 +9,8 @@ from twin.base import InputError
 from twin.cost import operators as ops
 from twin.cost.collectives import all_reduce_in_range, all_reduce_s
 from twin.cost.parts import Part, interval90, parts
-from twin.spec.hardware import HardwareProfile, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Precision
 
 SIDE = 8192  # a square projection, as in a 70B decoder
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128  # an 8B decoder

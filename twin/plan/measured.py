@@ -10,10 +10,11 @@ from twin.cost import operators as ops
 from twin.cost.attention import attention_measured
 from twin.cost.collectives import all_reduce_in_range
 from twin.cost.latent import latent_in_range
+from twin.cost.layout import Layout
 from twin.cost.moe import expert_kernel, moe_in_range
-from twin.cost.step import Layout
 from twin.cost.tables import Floats
-from twin.spec.hardware import HardwareProfile, Kernel, Precision
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Kernel, Precision
 from twin.spec.layers import Attention, Experts, LatentAttention, Layer, Mlp
 from twin.spec.model import ModelSpec
 from twin.spec.precision import WeightFormat

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.base import InputError
+from twin.cost.layout import Layout
 from twin.cost.memory import MemoryBudget, memory_budget
 from twin.cost.spread import spread_step_model
-from twin.cost.step import Layout, StepModel
+from twin.cost.step import StepModel
 from twin.plan.precisions import Precisions
 from twin.spec.hardware import HardwareProfile
 from twin.spec.layout import broken_rule, replica_gpus

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from pydantic import field_validator, model_serializer, model_validator
 
 from twin.base import Estimate, Frozen, InputError, Provenance, parse_quantity, split_number
-from twin.spec.hardware import Collective, Copy, Facts, Flops, HardwareProfile, HostFit, Kernel, Kernels, Segment
+from twin.spec.hardware import Facts, Flops, HardwareProfile, HostFit
+from twin.spec.kernels import Collective, Copy, Kernel, Kernels, Segment
 
 UNITS = {"memory": "B", "mem_bw": "B/s", "flops": "FLOP/s", "link_bw": "B/s", "launch": ""}
 """What may change and the unit of an absolute value. ``launch`` has no datasheet value, so only a factor."""

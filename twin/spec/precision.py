@@ -15,13 +15,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from twin.base import Frozen, InputError, unknown_name
-from twin.spec.hardware import HardwareProfile, Precision
+from twin.spec.hardware import HardwareProfile
 from twin.spec.judged import Judged
+from twin.spec.kernels import Precision
 from twin.spec.layers import Role
 from twin.spec.yaml import check, read_yaml
 
 PRODUCTS: tuple[Role, ...] = ("attention", "mlp")
-"""Roles whose weights are multiplied by :attr:`twin.spec.hardware.Kernels.gemm`; experts have kernels of their own."""
+"""Roles whose weights are multiplied by :attr:`twin.spec.kernels.Kernels.gemm`; experts have kernels of their own."""
 
 
 class Stored(Frozen):

@@ -8,7 +8,8 @@ from typing import Any
 
 from twin.base import Estimate, InputError, Provenance
 from twin.cost.parts import Family, Part, parts
-from twin.spec.hardware import Errors, HardwareProfile
+from twin.spec.hardware import HardwareProfile
+from twin.spec.kernels import Errors
 from twin.trust.accuracy import Verdict
 from twin.trust.markdown import figure, percent, signed, table
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from twin.base import Frozen, InputError
 from twin.cluster.simulation import Fleet, Simulated, simulate_closed_loop
+from twin.cost.layout import HostCosts, Layout
 from twin.cost.memory import memory_budget
-from twin.cost.step import CAPTURED_TOKENS, HostCosts, Layout, StepModel
+from twin.cost.step import CAPTURED_TOKENS, StepModel
 from twin.engine.config import EngineConfig
 from twin.results.metrics import is_saturated
 from twin.spec.engine import batch_defaults
