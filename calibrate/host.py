@@ -231,8 +231,9 @@ def fit_hosts(
 ) -> dict[str, tuple[HostFit, HostFit | None]]:
     """Host sections for ``gpus``: of the newer engines, and of the older ones where runs of both are there.
 
-    A GPU without runs has what the others tell, assumed. Raises :class:`InputError` when the table has no run that can be
-    predicted, or too few.
+    A GPU without runs has what the others tell, assumed (:func:`_joined`).
+
+    Raises :class:`InputError` when the table has no run that can be predicted, or too few.
     """
     runs = read_runs(table)
     sections: list[dict[str, HostFit]] = []  # the older engines' first
@@ -252,7 +253,9 @@ def fit_hosts(
         version = max((item.vllm_version for items in calm.values() for item in items), key=_release)
         source = f"{table.name}: runs of {', '.join(calm)}"
         found = {gpu: host_section(fit, gpu, seen, unseen, version, source, date) for gpu in gpus}
-        sections.append({gpu: _with_kept(found[gpu], sections[0][gpu]) if sections else found[gpu] for gpu in gpus})
+        if sections:
+            found = {gpu: _joined(found[gpu], sections[0][gpu], own=gpu in seen) for gpu in gpus}
+        sections.append(found)
     if not sections:
         raise InputError("no runs of these GPUs away from saturation", where=table.name, allowed=gpus)
     return {gpu: (sections[-1][gpu], sections[0][gpu] if len(sections) > 1 else None) for gpu in gpus}
@@ -263,9 +266,13 @@ def _of(run: BenchmarkRun, *, older: bool) -> bool:
     return run.older_engine == older and not (older and load_model(run.model).num_experts)
 
 
-def _with_kept(section: HostFit, older: HostFit) -> HostFit:
-    """With the figures that were taken from the older engines' fit, and a cold start, as that has them."""
-    return section.model_copy(update={name: getattr(older, name) for name in (*KEPT, "cold_start_s")})
+def _joined(newer: HostFit, older: HostFit, *, own: bool) -> HostFit:
+    """The newer engines' section with what was taken from the older ones' fit. A GPU without runs of its own keeps what the
+    older runs tell: they are of more GPUs, and of the same model on each; only what they do not tell comes from the newer.
+    """
+    if own:
+        return newer.model_copy(update={name: getattr(older, name) for name in (*KEPT, "cold_start_s")})
+    return older.model_copy(update={name: getattr(newer, name) for name in ("launch_s", "client_s")})
 
 
 def _release(version: str) -> list[int]:

@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.report_panels import COLUMN_WORDS, FAMILIES, INK, MOST_POINTS, family_of, residuals, scatter, table
+from calibrate.report_panels import (
+    COLUMN_WORDS,
+    FAMILIES,
+    INK,
+    MOST_POINTS,
+    OFF_PAGE,
+    family_of,
+    residuals,
+    scatter,
+    table,
+)
 from twin.base import Estimate, InputError
 from twin.cli.common import write_atomic
-from twin.cost.parts import Part, parts, unseen
+from twin.cost.parts import Family, Part, parts, unseen
 from twin.spec.hardware import HardwareProfile
 from twin.spec.kernels import Errors, HeldOut
 
@@ -39,6 +49,7 @@ TARGETS = {
 }
 """Largest mean absolute error on serving shapes that the project asks for, by how a kernel's name begins."""
 
+DENSE: tuple[Family, ...] = ("gemm", "decode_attention", "prefill_attention", "all_reduce", "elementwise")
 HELD_TO_THEM = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm")
 """The devices whose kernels those are asked of; others' are only reported. Engine steps are held to theirs anywhere."""
 
@@ -70,14 +81,15 @@ class Summary:
 
 
 def write_report(path: Path, profile: HardwareProfile, judged: Sequence[Judged]) -> None:
-    """One A4 page (``.pdf``, ``.png`` or ``.svg``) on ``profile``, from its held-out predictions ``judged``.
+    """One A4 page (``.pdf``, ``.png`` or ``.svg``) on the kernels of dense models in ``profile``, from its held-out predictions
+    ``judged``.
 
     Written whole or not at all. Raises :class:`InputError` for another suffix, a kernel of no known family, times that
     are not positive, nothing to show, or without matplotlib.
     """
     if path.suffix not in METADATA:
         raise InputError(f"a fit report is not written as {path.suffix or 'a file without suffix'}", allowed=METADATA)
-    shown = [item for item in judged if len(item.measured_s)]
+    shown = [item for item in judged if len(item.measured_s) and not item.kernel.startswith(OFF_PAGE)]
     if not shown:
         raise InputError(f"no held-out measurement of {profile.name} to report on")
     for item in shown:
@@ -187,7 +199,7 @@ def _coefficient_table(axes: Any, profile: HardwareProfile) -> None:
         "p": 0.105,
     }
     columns |= {COLUMN_WORDS + "measured over": 0.31}
-    fits = [part for part in parts(profile) if part.family != "all_reduce"]
+    fits = [part for part in _on_page(profile) if part.family != "all_reduce"]
     scales = {"flops_per_s": scale, "bytes_per_s": scale, "launch_s": 1e-6, "p": 1.0}
     rows = [
         [part.name, *(_with_error(getattr(part.fit, name, None), scales[name]) for name in scales), _span(part)]
@@ -195,6 +207,11 @@ def _coefficient_table(axes: Any, profile: HardwareProfile) -> None:
     ]
     bold = {i for i, part in enumerate(fits) if part.assumed}
     table(axes, "Coefficients ± standard error (open: the data do not decide it)", columns, rows, bold)
+
+
+def _on_page(profile: HardwareProfile) -> list[Part]:
+    """The kernels of a dense model; ``twin hardware show`` has them all."""
+    return [part for part in parts(profile) if part.family in DENSE]
 
 
 def _with_error(figure: Estimate | None, scale: float) -> str:
@@ -224,7 +241,7 @@ def _short(value: float) -> str:
 def _footer(profile: HardwareProfile) -> str:
     """Where each family comes from, and which profile this is."""
     sources: dict[str, dict[str, None]] = {}
-    for part in parts(profile):
+    for part in _on_page(profile):
         known = part.provenance
         families = sources.setdefault(f"{known.origin}: {known.source} ({known.date})", {})
         families[part.family.replace("_", " ")] = None

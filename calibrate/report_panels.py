@@ -30,6 +30,9 @@ FAMILIES = {
 }
 """By how a kernel's name begins: the title of its panels and what its sizes count."""
 
+OFF_PAGE = ("windowed", "latent", "recurrent", "experts", "all-gather", "reduce-scatter", "all-to-all", "ht-", "ll-")
+"""How the names of kernels begin that one page has no room for: those of mixtures and of other than full attention."""
+
 # Okabe & Ito's colours that stay apart for every kind of colour vision, and on paper by their lightness and marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "^", "s", "D", "v", "P")

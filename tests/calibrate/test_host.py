@@ -5,9 +5,20 @@ from itertools import product
 import numpy as np
 import pytest
 
-from calibrate.host import UNITS, JointFit, MeasuredRun, fit_jointly, host_section, left_out, log_errors
-from twin.base import InputError
+from calibrate.host import (
+    KEPT,
+    UNITS,
+    JointFit,
+    MeasuredRun,
+    _joined,
+    fit_jointly,
+    host_section,
+    left_out,
+    log_errors,
+)
+from twin.base import Estimate, InputError
 from twin.cost.layout import HostCosts
+from twin.spec.hardware import HostFit
 from twin.trust.closed_loop import BenchmarkRun, predict
 
 TRUE = HostCosts(
@@ -46,10 +57,10 @@ def test_the_runs_are_explained_and_the_coefficients_come_back(
     for name in ("sequence_s", "compute_stretch", "reduce_skew_s", "kernel_overlap_s"):
         assert fit.of("h200_sxm", name) == pytest.approx(getattr(TRUE, name), rel=0.25)
     assert fit.of("b200_sxm", "cold_start_s") == pytest.approx(0.2, rel=0.25)
-    # A GPU without runs has the host's figures too, and the mean of what is a GPU's own.
+    # A GPU without runs has the host's figures too, and the least of what is a GPU's own.
     assert fit.host("l40s").step_s == fit.host("h200_sxm").step_s
     both = [fit.of(gpu, "cold_start_s") for gpu in runs]
-    assert fit.of("l40s", "cold_start_s") == pytest.approx(np.mean(both))
+    assert fit.of("l40s", "cold_start_s") == min(both)
 
 
 def test_what_was_left_out_is_predicted_by_a_fit_that_did_not_see_it(
@@ -75,7 +86,32 @@ def test_a_section_tells_fitted_from_assumed(runs: dict[str, list[MeasuredRun]],
     assert own.tpot_error is not None
     assert other.tpot_error > own.tpot_error  # of GPUs left out, where the GPU has no runs
     assert own.correlated is not None
-    assert set(own.correlated) == set(UNITS)
+    assert set(own.correlated) == set(UNITS) - {
+        "launch_s",
+        "client_s",
+    }  # which no dense run of an engine without warm-up tells
+
+
+def test_a_newer_generation_keeps_what_it_cannot_tell(runs: dict[str, list[MeasuredRun]], fit: JointFit) -> None:
+    kept = {name: fit.of("", name) for name in KEPT}
+    again = fit_jointly(runs, fit, kept)
+    assert set(again.names).isdisjoint(KEPT)
+    assert all(getattr(again.host("h200_sxm"), name) == value for name, value in kept.items())
+
+
+def test_a_gpu_without_newer_runs_keeps_what_the_older_tell() -> None:
+    def section(step_s: float, client_s: float) -> HostFit:
+        figures = {name: Estimate(value=1.0, origin="fitted", source="runs.csv", date="2026-11-21") for name in UNITS}
+        changed = {"step_s": step_s, "client_s": client_s}
+        figures |= {name: figures[name].model_copy(update={"value": value}) for name, value in changed.items()}
+        return HostFit(**figures)  # type: ignore[arg-type]
+
+    newer, older = section(2e-4, 0.03), section(5e-4, 0.0)
+    for own, step_s in ((True, 2e-4), (False, 5e-4)):
+        joined = _joined(newer, older, own=own)
+        assert joined.step_s.value == step_s
+        assert joined.client_s is not None
+        assert joined.client_s.value == 0.03
 
 
 def test_one_rank_and_warmed_up_servers_do_not_tell_skew_and_cold_start() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calibrate.judge import Judged
-from calibrate.report import summaries, target_of, write_report
+from calibrate.report import DENSE, summaries, target_of, write_report
 from calibrate.report_panels import FAMILIES, family_of, running_median
 from twin.base import InputError
 from twin.cost.parts import parts
@@ -35,7 +35,9 @@ def judged(kernel: str, count: int = 400, spread: float = 0.05, serving: float =
 
 def everything() -> list[Judged]:
     few = ("all-reduce", "element-wise")
-    found = [judged(part.name, 16 if part.name.startswith(few) else 400) for part in parts(L40S)]
+    found = [
+        judged(part.name, 16 if part.name.startswith(few) else 400) for part in parts(L40S) if part.family in DENSE
+    ]
     return [*found, judged("engine step (in process)", serving=1.0), judged("engine step (server)", serving=1.0)]
 
 

@@ -90,7 +90,7 @@ def _exchange(profile: HardwareProfile, operation: Operation, num_gpus: int) -> 
 
 
 def exchange_s(profile: HardwareProfile, operation: Operation, num_gpus: int, message_bytes: ArrayLike) -> Floats:
-    """Seconds of an exchange among ``num_gpus`` of one node; 0 for one. Messages as :class:`twin.spec.hardware.Exchange` says.
+    """Seconds of an exchange among ``num_gpus`` of one node; 0 for one. Messages as :class:`twin.spec.kernels.Exchange` says.
 
     Where it was not measured, half of an all-reduce: its two halves are a scatter and a gather of the same message. Raises
     :class:`InputError` where DeepEP or an all-reduce among so many GPUs was not measured.

@@ -29,7 +29,7 @@ QUANTISED = ("fp8", "fp8_block", "int8", "nvfp4")
 
 @dataclass(frozen=True)
 class Shard:
-    """How layers are cut over GPUs and in which formats they compute, as :class:`twin.cost.step.Layout` says.
+    """How layers are cut over GPUs and in which formats they compute, as :class:`twin.cost.layout.Layout` says.
 
     ``tp``: GPUs that share attention and MLP; ``ep``: GPUs that the experts are spread over whole (1: cut like the rest).
     """

@@ -62,7 +62,7 @@ class Levers:
 
     @property
     def priced(self) -> bool:
-        """Whether any of them changes a step beyond what :class:`twin.cost.step.Layout` says."""
+        """Whether any of them changes a step beyond what :class:`twin.cost.layout.Layout` says."""
         fused = self.fuse_norm_quant and self.fuse_act_quant
         return self.enforce_eager or self.cpu_offload_bytes > 0 or not fused
 

@@ -216,8 +216,9 @@ def left_out(profiles: Sequence[HardwareProfile], kind: Literal["gpu", "layout"]
     for profile in profiles:
         for host in profile.hosts if profile.device == "gpu" else ():
             kept = (host.runs or {}).get("gpu_left_out" if kind == "gpu" else "layout_left_out")
-            if kept is not None and host.step_s.origin == "fitted":
-                older = ", engines before vLLM 0.16" if host is profile.older_host else ""
+            apart = host is profile.older_host and profile.host is not None and profile.host.runs != host.runs
+            if kept is not None and host.step_s.origin == "fitted" and (apart or host is profile.host):
+                older = ", engines before vLLM 0.16" if apart else ""
                 found[profile.name + older] = Errors(**kept.model_dump())
     return found
 
