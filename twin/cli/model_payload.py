@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from twin.cost.layout import Layout
 from twin.cost.memory import memory_budget
+from twin.cost.step import unpriced
 from twin.spec.hardware import HardwareProfile, load_profile, profile_names
 from twin.spec.kv_groups import kv_pool
 from twin.spec.layers import Attention, Experts, LatentAttention, Layer, LinearAttention, Mamba, Role
@@ -16,7 +18,16 @@ TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
 CONTEXT = 8192
 """Tokens of the sequences whose number is told."""
 
-PEAKS = {"bf16": "bf16", "w4a16": "bf16", "w8a16": "bf16", "fp8": "fp8", "fp8_block": "fp8", "int8": "int8"}
+PEAKS = {
+    "bf16": "bf16",
+    "w4a16": "bf16",
+    "mxfp4": "bf16",
+    "w8a16": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "int8": "int8",
+    "nvfp4": "nvfp4",
+}
 """Whose datasheet peak bounds a product of this precision; other precisions' peaks are not among a profile's facts."""
 
 
@@ -133,6 +144,7 @@ def compute_bound_batch(model: ModelSpec, profile: HardwareProfile, quantization
 
 def _on(model: ModelSpec, profile: HardwareProfile, quantization: str | None, kv_cache_dtype: str) -> dict[str, Any]:
     why = precision_obstacle(profile, quantization=quantization or model.quantization, kv_cache_dtype=kv_cache_dtype)
+    why = why or unpriced(model, profile, Layout(1, quantization, kv_cache_dtype))
     found: dict[str, Any] = {"gpu": profile.name, "not_modelled": why, "compute_bound_batch": None, "fits": []}
     if why is None:
         found["compute_bound_batch"] = compute_bound_batch(model, profile, quantization)

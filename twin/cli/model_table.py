@@ -73,7 +73,7 @@ def _fit(fit: Mapping[str, Any] | None) -> str:
 def _tail(payload: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"A token takes {_count(payload['flops_per_token'])} FLOPs beside attention. Compute from: tokens of a step from which"
-        " products take longer than reading weights, at datasheet rates."
+        " products take longer than reading weights, at datasheet rates (–: not modelled there, or the rate is not known)."
     )
     if payload["state_bytes_per_request"]:
         state = payload["state_bytes_per_request"] / 2**20

@@ -69,7 +69,7 @@ def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
         table.add_row(
             label,
             f"{item['num_gpus']} {item['gpu']}",
-            f"TP{item['tensor_parallel_size']} × {item['replicas']}",
+            _layout(item),
             f"{item['precision']['weights']}/{item['precision']['kv_cache']}",
             f"{item['max_num_seqs']}/{item['max_num_batched_tokens']}",
             f"{item['usd_per_month']:,.0f}",
@@ -78,6 +78,15 @@ def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
             f"{item['peak_utilisation']:.0%}",
         )
     return table
+
+
+def _layout(item: dict[str, Any]) -> str:
+    """``TP8 PP2 × 1``, ``TP2 DP4 EP × 1``: a replica's ranks, and how many replicas."""
+    words = [f"TP{item['tensor_parallel_size']}"]
+    more = {"PP": item["pipeline_parallel_size"], "DP": item["data_parallel_size"]}
+    words += [f"{short}{size}" for short, size in more.items() if size > 1]
+    words += ["EP"] if item["enable_expert_parallel"] else []
+    return f"{' '.join(words)} × {item['replicas']}"
 
 
 def _ms(item: dict[str, Any], metric: str, shown: dict[str, str]) -> str:

@@ -16,6 +16,7 @@ from math import exp, log, log2
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.base import InputError
 from twin.cost import operators as ops
 from twin.cost.attention import window_pairs
 from twin.cost.collectives import all_reduce_s, fused_reduce_s
@@ -51,6 +52,21 @@ def _graph_padding(size: int, captured: int) -> NDArray[np.int64]:
     padded = np.where(m <= 4, np.array([0, 1, 2, 4, 4])[np.minimum(m, 4)], -(-m // 8) * 8)
     padded = np.where(m > 256, -(-m // 16) * 16, padded)
     return np.asarray(np.where(m > captured, m, padded), dtype=np.int64)
+
+
+def unpriced(model: ModelSpec, profile: HardwareProfile, layout: Layout) -> str | None:
+    """Why steps of this model cannot be priced on this device, in one clause; ``None`` if they can."""
+    one = np.ones(1)
+    try:
+        shard = layout.shard(model, profile)
+        for layer in model.layers:
+            cost = LayerCost(layer, model.hidden_size, profile, shard)
+            cost.per_token(one), cost.decode_s(1, one), cost.prefill_s(one, one)
+            if cost.has_experts:
+                cost.experts_s(one)
+    except InputError as error:
+        return error.what
+    return None
 
 
 class StepModel:

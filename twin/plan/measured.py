@@ -40,7 +40,19 @@ def outside(
     ranks = layout.tensor_parallel_size
     found["all-reduce"] = bool(all_reduce_in_range(profile, ranks, 2.0 * tokens * model.hidden_size).all())
     found["host time (none fitted: counted as 0)"] = profile.host is not None
+    found |= dict.fromkeys(_never_compared(model, layout), False)
     return [name for name, inside in found.items() if not inside]
+
+
+def _never_compared(model: ModelSpec, layout: Layout) -> Iterator[str]:
+    """What is priced from kernels alone: no measured run of an engine had it."""
+    names = {"latent": "latent attention", "linear": "linear attention", "mamba": "state spaces"}
+    kinds = dict.fromkeys(layer.mixer.kind for layer in model.layers if layer.mixer is not None)
+    yield from (f"{names[kind]} (no run of it was compared)" for kind in kinds if kind in names)
+    if layout.pipeline_parallel_size > 1:
+        yield "pipeline stages (no run of them was compared)"
+    if layout.data_parallel_size > 1 and model.num_experts:
+        yield "ranks that share experts (no run of them was compared)"
 
 
 def _products(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twin.spec.hardware import HardwareProfile
-from twin.spec.layers import Role
 from twin.spec.model import ModelSpec
 from twin.spec.precision import (
     WeightFormat,
@@ -18,7 +17,6 @@ from twin.spec.precision import (
 
 QUANTIZATIONS: tuple[str | None, ...] = (None, "fp8")
 KV_CACHE_DTYPES = ("auto", "fp8")
-_CUT: tuple[Role, ...] = ("attention", "mlp", "experts")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Precisions:
         stored = weight_format(quantization or model.quantization)
         return (
             self.refusal(model, quantization, kv)
-            or _of_no_use(model, stored)
+            or model.format_obstacle(stored.name)
             or precision_obstacle(profile, quantization=stored.name, kv_cache_dtype=kv)
             or self._unasked(profile, stored, quantization)
         )
@@ -75,12 +73,3 @@ class Precisions:
 def limit_of(reason: str) -> str | None:
     """The name of the limit that a refusal speaks of."""
     return next((name for name in ("max_accuracy_loss", "min_bits") if f"--{name.replace('_', '-')}" in reason), None)
-
-
-def _of_no_use(model: ModelSpec, stored: WeightFormat) -> str | None:
-    """A format of parts that the model does not have."""
-    cut = [role for role in _CUT if role in stored.roles]
-    held = model.weights()
-    if cut and not any(held[role] for role in cut):
-        return f"{stored.name} is a format of {' and '.join(cut)}, of which {model.name} has none"
-    return None

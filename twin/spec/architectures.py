@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from twin.base import Frozen, InputError
 from twin.spec.config_json import Config
@@ -132,6 +132,7 @@ def _qwen_mlp(config: Config, index: int) -> Ffn:
 
 
 def _qwen_moe(config: Config, index: int, **attention: Any) -> Layer:
+    config.whole("num_experts")  # without it, it would pass for a dense model
     return Layer(count=1, mixer=_attention(config, index, **attention), mlp=_qwen_mlp(config, index))
 
 
@@ -276,7 +277,10 @@ def read_architecture(data: Mapping[str, Any], where: str, overrides: Mapping[st
         allowed = ", ".join(known.removesuffix("ForCausalLM") for known in FAMILIES)
         raise InputError(f"{name} is not modelled; give the config.json of one of: {allowed}", where=where)
     config = Config(data, where, overrides)
-    every = [family(config, index) for index in range(config.whole("num_hidden_layers"))]
+    try:
+        every = [family(config, index) for index in range(config.whole("num_hidden_layers"))]
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, "), where=where) from None
     kinds = list(dict.fromkeys(every))
     return Architecture(
         architecture=name,

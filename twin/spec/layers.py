@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from twin.base import Frozen
 
@@ -252,6 +252,14 @@ class Experts(Frozen):
     bias: bool = False
     router_bias: bool = False
     router_fp32: bool = False
+
+    @model_validator(mode="after")
+    def _enough(self) -> Experts:
+        if self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"{self.experts_per_token} experts per token are more than the {self.num_experts} there are"
+            )
+        return self
 
     @property
     def matrices(self) -> int:

@@ -160,6 +160,14 @@ class ModelSpec(Architecture):
                 return f"the {kv} KV heads of {self.name} neither divide by tensor_parallel_size {tp} nor it by them"
         return None
 
+    def format_obstacle(self, quantization: str | None) -> str | None:
+        """Why a weight format means nothing for this model, in one clause; ``None`` if it applies to some of its weights."""
+        stored = weight_format(quantization or self.quantization)
+        roles = [role for role in ("attention", "mlp", "experts") if role in stored.roles]
+        if roles and not any(self.weights()[role] for role in roles):
+            return f"{stored.name} is a format of {' and '.join(roles)}, of which {self.name} has none"
+        return None
+
     def check_tensor_parallel(self, tp: int, *, enable_expert_parallel: bool = False) -> None:
         """Raises :class:`InputError` when vLLM cannot shard this model over ``tp`` GPUs."""
         if tp < 1:
@@ -183,7 +191,17 @@ def load_model(name_or_path: str | Path, hf_overrides: Mapping[str, Any] | None 
     file, or an architecture not modelled, with what to give instead.
     """
     path, name = _found(str(name_or_path))
-    return _read(path, name=name, hf_overrides=hf_overrides) if hf_overrides else _as_published(path, name)
+    if not hf_overrides:
+        return _as_published(path, name)
+    found = _read(path, name=name, hf_overrides=hf_overrides)
+    if hf_overrides.get("sliding_window") is not None and not any(_window(layer) for layer in found.layers):
+        asked = hf_overrides["sliding_window"]
+        raise InputError(f"sliding_window {asked!r} gives no layer of {name} a window", where="hf_overrides")
+    return found
+
+
+def _window(layer: Layer) -> int | None:
+    return layer.mixer.window if isinstance(layer.mixer, Attention) else None
 
 
 def _found(text: str) -> tuple[Path, str]:

@@ -181,6 +181,8 @@ class Scenario(Frozen):
         with _field("deployment.kv_cache_dtype" if deployment.quantization is None else "deployment.quantization"):
             stored = deployment.quantization or model.quantization
             check_precision(profile, quantization=stored, kv_cache_dtype=deployment.kv_cache_dtype)
+            if useless := model.format_obstacle(deployment.quantization):
+                raise InputError(useless)
         with _field("engine"):
             engine = self.engine.resolved(profile, model.max_position_embeddings)
         return self.model_copy(update={"engine": engine})
