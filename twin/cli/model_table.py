@@ -88,7 +88,7 @@ def _tail(payload: Mapping[str, Any]) -> Iterator[str]:
         if gpu["not_modelled"]:
             reasons.setdefault(gpu["not_modelled"].replace(f"{gpu['gpu']} ", "", 1), []).append(gpu["gpu"])
     for reason, gpus in reasons.items():
-        yield f"* memory only: {', '.join(gpus)} {reason}."
+        yield f"* memory only ({', '.join(gpus)}): {reason.removeprefix('has ')}."
     splits = sorted(
         {f["why_not"] for g in payload["gpus"] for f in g["fits"] if f["why_not"] and f["why_not"] not in NO_ROOM}
     )
