@@ -104,6 +104,17 @@ def test_accuracy_on_the_development_table(shared: Path) -> None:
     assert 0.80 <= float(str(overall["tpot_inside_90"])) <= 1.0
 
 
+@pytest.mark.parametrize(("model", "rows", "tpot", "ttft"), [("gpt-oss", 45, 0.09, 0.15), ("MiniMax", 51, 0.11, 0.15)])
+def test_mixtures_on_the_development_table(shared: Path, model: str, rows: int, tpot: float, ttft: float) -> None:
+    _, table = t.read_table(shared / "groundtruth" / "inferencex_vllm_dev.csv")
+    table = [row for row in table if model in row["model"]]
+    overall = next(row for row in v.compare(table, v.predict_rows(table)) if row["system"] == "all")
+    assert overall["rows"] == rows
+    assert float(str(overall["tpot_mape"])) <= tpot
+    assert float(str(overall["ttft_mape"])) <= ttft
+    assert 0.80 <= float(str(overall["tpot_inside_90"])) <= 1.0
+
+
 def rewritten(path: Path, change: Callable[[t.Row, t.Row], dict[str, str]]) -> Path:
     """The table with what ``change`` makes of each row and its prediction."""
     columns, rows = t.read_table(path)
