@@ -198,7 +198,7 @@ def test_what_a_fit_had_not_seen_comes_from_the_gpus_with_runs_of_their_own(runs
         "gpu_left_out": RunErrors(tpot=0.1, ttft=0.4, n=30),
         "layout_left_out": RunErrors(tpot=0.05, ttft=0.2, n=30),
     }
-    one = profile.model_copy(update={"host": profile.host.model_copy(update={"runs": said})})
+    one = profile.model_copy(update={"host": profile.host.model_copy(update={"runs": said}), "older_host": None})
     less = {name: RunErrors(tpot=0.0, ttft=0.0, n=10) for name in said}
     other = one.model_copy(update={"name": "b", "host": profile.host.model_copy(update={"runs": less})})
     found = summarized(replace(gather([runs], [], []), profiles=[one, other, load_profile("l40s")]))
