@@ -69,10 +69,6 @@ def _windowed(profile: HardwareProfile, phase: Phase, kv: Precision, head_dim: i
     return min(found, key=lambda fit: abs(fit.head_dim - head_dim), default=None)
 
 
-def _heads(num_heads: int, num_kv_heads: int) -> dict[str, float]:
-    return {"heads": num_heads, "kv_heads": num_kv_heads, "group": num_heads / num_kv_heads}
-
-
 def _slower(kernel: Kernel, axis: str, x: ArrayLike, ratio: Callable[[ArrayLike], Floats]) -> Floats:
     """``ratio`` of the windowed kernel to full attention at ``x``: measured at the nodes of ``axis``; between them
     its logarithm is linear in that of x, beyond them it is constant.
@@ -103,9 +99,7 @@ def windowed_decode_s(
     shape = (num_heads, num_kv_heads, head_dim)
 
     def on(fit: Attention, context: ArrayLike) -> Floats:
-        flops, moved = ops.decode_work(kv_dtype, batch, context, *shape)
-        lanes = np.asarray(batch, dtype=np.float64) * num_kv_heads
-        return ops.kernel_s(fit.kernel, flops, moved, lanes=lanes, context=context, **_heads(num_heads, num_kv_heads))
+        return ops.decode_kernel_s(fit.kernel, kv_dtype, batch, context, *shape)
 
     full = _full(profile, "decode", kv_dtype, head_dim)
     inside = on(full, window_context(mean_context, window))
@@ -136,9 +130,7 @@ def windowed_prefill_s(
     tokens, pairs = np.asarray(tokens, dtype=np.float64), np.asarray(pairs, dtype=np.float64)
 
     def on(fit: Attention, pairs: ArrayLike) -> Floats:
-        flops, moved = ops.prefill_work(kv_dtype, tokens, pairs, kv_tokens, *shape)
-        coords = ops.prefill_coords(tokens, pairs, num_heads)
-        return ops.kernel_s(fit.kernel, flops, moved, **coords, **_heads(num_heads, num_kv_heads))
+        return ops.prefill_kernel_s(fit.kernel, kv_dtype, tokens, pairs, kv_tokens, *shape)
 
     full = _full(profile, "prefill", kv_dtype, head_dim)
     inside = on(full, pairs)

@@ -144,15 +144,6 @@ def reduce_scatter_s(
     return _over_nodes(inside_s, sizes * (nodes - 1) / nodes, num_gpus, nodes, fabric, 1)
 
 
-def all_to_all_s(
-    profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike, nodes: int = 1, fabric: Fabric = NETWORK
-) -> Floats:
-    """Seconds until each GPU's ``message_bytes`` have reached all others in equal parts."""
-    sizes = np.asarray(message_bytes, dtype=np.float64)
-    inside_s = exchange_s(profile, "all_to_all", num_gpus, sizes)
-    return _over_nodes(inside_s, sizes * num_gpus * (nodes - 1) / nodes, num_gpus, nodes, fabric, 1)
-
-
 def spread_reduce_s(
     profile: HardwareProfile, num_gpus: int, message_bytes: ArrayLike, nodes: int, fabric: Fabric = NETWORK
 ) -> Floats:

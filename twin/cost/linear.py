@@ -23,7 +23,6 @@ CHUNK = 64
 """Tokens that the chunked kernels take at once (``FLA_CHUNK_SIZE`` in vLLM)."""
 STATE = 128 * 128
 """Numbers in the states that were timed: a lane is one of these."""
-STATE_BYTES = 4  # timed in fp32
 
 
 def recurrent_kernel(profile: HardwareProfile, phase: Phase, part: str) -> Kernel:

@@ -153,6 +153,19 @@ def decode_attention_s(
     caches, so bytes decide.
     """
     kernel = _pick(profile.kernels.decode_attention, profile, "decode", kv_dtype, head_dim)
+    return decode_kernel_s(kernel, kv_dtype, batch, mean_context, num_heads, num_kv_heads, head_dim)
+
+
+def decode_kernel_s(
+    kernel: Kernel,
+    kv_dtype: Precision,
+    batch: ArrayLike,
+    mean_context: ArrayLike,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> Floats:
+    """:func:`decode_attention_s` by a given kernel."""
     flops, moved = decode_work(kv_dtype, batch, mean_context, num_heads, num_kv_heads, head_dim)
     lanes = _array(batch) * num_kv_heads
     return kernel_s(kernel, flops, moved, lanes=lanes, context=mean_context, **_heads(num_heads, num_kv_heads))
@@ -215,6 +228,20 @@ def prefill_batch_s(
     table's axes.
     """
     kernel = _pick(profile.kernels.prefill_attention, profile, "prefill", kv_dtype, head_dim)
+    return prefill_kernel_s(kernel, kv_dtype, tokens, pairs, kv_tokens, num_heads, num_kv_heads, head_dim)
+
+
+def prefill_kernel_s(
+    kernel: Kernel,
+    kv_dtype: Precision,
+    tokens: ArrayLike,
+    pairs: ArrayLike,
+    kv_tokens: ArrayLike,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> Floats:
+    """:func:`prefill_batch_s` by a given kernel."""
     flops, moved = prefill_work(kv_dtype, tokens, pairs, kv_tokens, num_heads, num_kv_heads, head_dim)
     coords = prefill_coords(tokens, pairs, num_heads)
     return kernel_s(kernel, flops, moved, **coords, **_heads(num_heads, num_kv_heads))
