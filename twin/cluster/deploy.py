@@ -153,7 +153,6 @@ def levers_of(scenario: Scenario) -> Levers:
         cpu_offload_bytes=int(settings.cpu_offload_gb * GIB),
         fuse_norm_quant=settings.fuse_norm_quant,
         fuse_act_quant=settings.fuse_act_quant,
-        fuse_allreduce_rms=settings.fuse_allreduce_rms,
     )
 
 

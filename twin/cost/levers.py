@@ -50,15 +50,14 @@ class Levers:
     """How an engine runs its kernels, under vLLM's names; the defaults are vLLM's on a GPU.
 
     ``cpu_offload_bytes`` (``--cpu-offload-gb``, GiB there) is per GPU. The fusions are passes of the compiler, which
-    ``enforce_eager`` switches off (compilation mode NONE), and all three with it. By default vLLM fuses all-reduce and norm
-    where hardware allows, and quantisation into norms and activation by its pass or by Inductor: False means by neither.
+    ``enforce_eager`` switches off (compilation mode NONE), and both with it. By default vLLM fuses quantisation into norms and
+    activation by its pass or by Inductor: False means by neither. That of all-reduce and norm is the layout's.
     """
 
     enforce_eager: bool = False
     cpu_offload_bytes: int = 0
     fuse_norm_quant: bool = True
     fuse_act_quant: bool = True
-    fuse_allreduce_rms: bool = True
 
     @property
     def priced(self) -> bool:
@@ -73,10 +72,6 @@ class Levers:
     @property
     def fuses_act_quant(self) -> bool:
         return self.fuse_act_quant and not self.enforce_eager
-
-    @property
-    def fuses_allreduce_rms(self) -> bool:
-        return self.fuse_allreduce_rms and not self.enforce_eager
 
 
 def layer_parameter_bytes(
