@@ -9,7 +9,7 @@ import pytest
 from conftest import asked, workload
 from scipy.stats import spearmanr
 
-from twin.plan.evaluate import evaluate
+from twin.plan.evaluate import evaluate, simulated
 from twin.plan.plan import PlanRequest, solve
 from twin.plan.screen import OVERLOADED, Screen, screen, unloaded_s
 from twin.plan.simulator import Simulator
@@ -44,7 +44,7 @@ def test_no_request_beats_the_bound_that_discards(free: PlanRequest) -> None:
     for kind in list(kinds)[::3]:
         least = unloaded_s(found.kinds[kind], free.load)
         row = next(row for row in found.alive().tolist() if found.kind[row] == kind)
-        table = runs.on_whole(row).table
+        table = runs.requests(row)
         assert (table.ttft_s >= least["ttft"] * (1 - 1e-9)).all()
         assert (table.e2el_s >= least["e2el"] * (1 - 1e-9)).all()
         defined = ~np.isnan(table.tpot_s)
@@ -56,9 +56,9 @@ def test_ranks_agree_with_the_simulation_over_a_grid(free: PlanRequest, record_p
     runs = simulator(free, found)
     alive = found.alive()
     rows = alive[:: max(1, len(alive) // 60)].tolist()
-    outcomes = runs.many(rows)
-    tpot = spearmanr(found.tpot_s[rows], [np.nanmean(o.table.tpot_s) for o in outcomes]).statistic
-    ttft = spearmanr(found.ttft_s[rows], [o.table.ttft_s.mean() for o in outcomes]).statistic
+    tables = [simulated(runs.deployment(row), runs.traces["slice"]).table for row in rows]
+    tpot = spearmanr(found.tpot_s[rows], [np.nanmean(table.tpot_s) for table in tables]).statistic
+    ttft = spearmanr(found.ttft_s[rows], [table.ttft_s.mean() for table in tables]).statistic
     record_property("spearman_tpot", tpot)
     record_property("spearman_ttft", ttft)
     print(f"closed form against simulation, {len(rows)} configurations: TPOT {tpot:.3f}, TTFT {ttft:.3f}")
@@ -92,7 +92,7 @@ def test_what_is_called_overloaded_is(free: PlanRequest) -> None:
     clear = rows[found.utilisation[rows] > 1.3]
     assert clear.size
     for row in clear[:: max(1, clear.size // 6)].tolist():
-        assert runs.on_slice(row).load == "overloaded"
+        assert runs.many([row])[0].load == "overloaded"
 
 
 def test_replicas_divide_the_load_and_seats_never_lower_capacity(free: PlanRequest) -> None:
@@ -116,7 +116,7 @@ def test_the_screen_alone_would_choose_wrongly_on_bursty_traffic() -> None:
     bounds = {bound.metric: bound.seconds for bound in request.slo.bounds}
     promising = alive[(found.ttft_s[alive] <= bounds["ttft"]) & (found.tpot_s[alive] <= bounds["tpot"])]
     believed = int(promising[np.lexsort((found.ttft_s[promising], found.usd_per_hour[promising]))[0]])
-    truth = simulator(request, found).on_whole(believed)
+    truth = simulator(request, found).many([believed], "whole")[0]
     chosen = solve(request).recommended
     assert not truth.holds
     assert chosen is not None

@@ -116,10 +116,11 @@ class StepModel:
         tokens = _graph_padding(max_tokens, self._captured) if self._padded else np.arange(max_tokens + 1)
         m = np.maximum(tokens.astype(np.float64), 1.0)
         seconds, compute = np.zeros_like(m), np.zeros_like(m)
-        self._launches = 0.0
+        self._launches = self._expert_launches = 0.0
         for cost in self._layers:
             layer, bound, kernels = self._layer(cost, m)
             self._launches += cost.layer.count * kernels
+            self._expert_launches += cost.layer.count * kernels * cost.has_experts
             seconds, compute = seconds + cost.layer.count * layer, compute + cost.layer.count * bound
         return seconds * self._scale, np.where(tokens > 0, compute, 0.0) * self._scale
 
@@ -254,10 +255,13 @@ class StepModel:
         return seconds
 
     def launching_s(self, tokens: int, seconds: float) -> float:
-        """What a step of ``seconds`` waits for the host, which launches every kernel of a step too large for CUDA graphs."""
+        """What a step of ``seconds`` waits for the host, which launches every kernel of a step too large for CUDA graphs.
+
+        Layers with experts only: their runs tell this time, and those of dense models show none of it.
+        """
         if tokens <= self._captured:
             return 0.0
-        late = self._launches * self.host.launch_s - (seconds - self.host.step_s)
+        late = self._expert_launches * self.host.launch_s - (seconds - self.host.step_s)
         return late if late > 0.0 else 0.0
 
     def throttle_s(self, tokens: int, attention_s: float, seconds: float) -> float:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from twin.cluster.requests import RequestTable
-from twin.cluster.simulation import Fleet, simulate
+from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
 from twin.plan.space import Candidate
 from twin.plan.workload import BUSIEST_S, bound_text
 from twin.results.metrics import load_state, summarize
-from twin.spec.slo import Bound, Slo
+from twin.spec.slo import LATENCIES, Bound, Slo
 from twin.traffic.trace import Trace
 
 
@@ -43,21 +44,46 @@ class Deployment:
         )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one simulation says, in plain numbers: a journal, another process or another machine can carry it.
+
+    ``values_s``: per bound, its quantile in seconds, the worse of whole trace and busiest minutes (``busiest_s``). ``p99_s``
+    of ttft, tpot and e2el. ``summary``: every metric, where it was asked for.
+    """
+
+    values_s: tuple[float, ...]
+    busiest_s: tuple[float, ...]
+    p99_s: Mapping[str, float]
+    load: str
+    summary: Mapping[str, object] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def lost(cls, bounds: int) -> Measured:
+        """Of a simulation whose workers died: no promise holds."""
+        never = (float("inf"),) * bounds
+        return cls(never, never, dict.fromkeys(LATENCIES, float("inf")), "lost")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measured:
+        """The inverse of :meth:`as_json`, exact. Raises :class:`KeyError` where a field is missing."""
+        values, busiest = tuple(map(float, data["values_s"])), tuple(map(float, data["busiest_s"]))
+        return cls(values, busiest, dict(data["p99_s"]), str(data["load"]), dict(data["summary"]))
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One simulation. ``values_s``: per bound, its quantile in seconds, the worse of whole trace and
-    busiest minutes.
+    """A deployment and what one simulation of it says, held against its promises.
 
     ``misses`` in words, empty if every promise holds. ``worst`` is the largest value over its bound.
     """
 
     deployment: Deployment
-    table: RequestTable
-    values_s: tuple[float, ...]
-    busiest_s: tuple[float, ...]
+    measured: Measured
     bounds: tuple[Bound, ...]
-    load: str
-    summary: dict[str, object]
     headroom: float
 
     @property
@@ -67,6 +93,22 @@ class Outcome:
     @property
     def usd_per_hour(self) -> float:
         return self.deployment.usd_per_hour
+
+    @property
+    def values_s(self) -> tuple[float, ...]:
+        return self.measured.values_s
+
+    @property
+    def busiest_s(self) -> tuple[float, ...]:
+        return self.measured.busiest_s
+
+    @property
+    def load(self) -> str:
+        return self.measured.load
+
+    @property
+    def summary(self) -> Mapping[str, object]:
+        return self.measured.summary
 
     @cached_property
     def worst(self) -> float:
@@ -86,6 +128,8 @@ class Outcome:
         ]
         if self.load == "overloaded":
             said.append("overloaded: the backlog grows over the last half of the trace")
+        if self.load == "lost":
+            said.append("lost: its worker died twice, so nothing is known of it")
         if self.deployment.utilisation > 1 - self.headroom:
             said.append(
                 f"utilisation of {self.deployment.utilisation:.0%} at the busiest five minutes,"
@@ -106,7 +150,7 @@ class Outcome:
 
     def _ratio(self, *metrics: str) -> float:
         found = [v / b.seconds for v, b in zip(self.values_s, self.bounds, strict=True) if b.metric in metrics]
-        return max(found) if found else quantile_s(self.table, metrics[0], 0.99)
+        return max(found) if found else self.measured.p99_s[metrics[0]]
 
     @property
     def latency_score(self) -> float:
@@ -122,6 +166,38 @@ def quantile_s(table: RequestTable, metric: str, quantile: float) -> float:
     return float(np.quantile(values, quantile)) if values.size else 0.0
 
 
+def simulated(deployment: Deployment, trace: Trace) -> Simulated:
+    """``trace`` through the deployment's fleet, request by request."""
+    return simulate(trace, deployment.fleet)
+
+
+def measure(
+    deployment: Deployment,
+    trace: Trace,
+    bounds: Sequence[Bound],
+    *,
+    busiest_span_s: tuple[float, float] | None = None,
+    full: bool = False,
+) -> Measured:
+    """Simulate ``trace``. With a ``busiest_span_s`` the bounds are also held against the requests arriving
+    in it.
+
+    ``full`` computes every metric; without it ``summary`` stays empty, which is what a search needs.
+    """
+    happened = simulated(deployment, trace)
+    table = happened.table
+    whole = tuple(quantile_s(table, bound.metric, bound.quantile) for bound in bounds)
+    busiest = whole
+    if busiest_span_s is not None and trace.duration_s > BUSIEST_S:
+        part = table.arriving(*busiest_span_s)
+        busiest = tuple(quantile_s(part, bound.metric, bound.quantile) for bound in bounds)
+    limits = Slo(bounds=tuple(bounds)).request_bounds_s()
+    summary = summarize(happened, limits) if full else {}
+    load = str(summary["load"]) if full else load_state(happened)
+    p99 = {metric: quantile_s(table, metric, 0.99) for metric in LATENCIES}
+    return Measured(tuple(map(max, whole, busiest)), busiest, p99, load, summary)
+
+
 def evaluate(
     deployment: Deployment,
     trace: Trace,
@@ -131,20 +207,6 @@ def evaluate(
     busiest_span_s: tuple[float, float] | None = None,
     full: bool = False,
 ) -> Outcome:
-    """Simulate ``trace``. With a ``busiest_span_s`` the bounds are also held against the requests arriving
-    in it.
-
-    ``full`` computes every metric; without it ``summary`` stays empty, which is what a search needs.
-    """
-    simulated = simulate(trace, deployment.fleet)
-    table = simulated.table
-    whole = tuple(quantile_s(table, bound.metric, bound.quantile) for bound in bounds)
-    busiest = whole
-    if busiest_span_s is not None and trace.duration_s > BUSIEST_S:
-        part = table.arriving(*busiest_span_s)
-        busiest = tuple(quantile_s(part, bound.metric, bound.quantile) for bound in bounds)
-    limits = Slo(bounds=tuple(bounds)).request_bounds_s()
-    summary = summarize(simulated, limits) if full else {}
-    load = str(summary["load"]) if full else load_state(simulated)
-    worse = tuple(map(max, whole, busiest))
-    return Outcome(deployment, table, worse, busiest, tuple(bounds), load, summary, headroom)
+    """As :func:`measure`, with the deployment that it was."""
+    measured = measure(deployment, trace, bounds, busiest_span_s=busiest_span_s, full=full)
+    return Outcome(deployment, measured, tuple(bounds), headroom)

@@ -254,7 +254,7 @@ def _searched_nearest(request: PlanRequest, judged: Screen) -> list[Outcome]:
     nearest: dict[str, int] = {}
     for row in rows[np.lexsort((rows, judged.usd_per_hour[rows], score))].tolist():
         nearest.setdefault(judged.candidate(row).gpu, row)
-    return [simulator.on_whole(row) for row in list(nearest.values())[: simulator.max_whole]]
+    return simulator.many(list(nearest.values())[: simulator.max_whole], "whole")
 
 
 def _bound_or_load(judged: Screen, misses: list[tuple[Outcome, tuple[str, ...]]]) -> str:

@@ -152,7 +152,7 @@ def _polish(simulator: Simulator, rows: Ints) -> None:
         while current is not None and len(simulator.sliced) < simulator.max_evaluations:
             kind, seqs, tokens, replicas = _key(screen, current)
             current = at.get((kind, seqs, tokens, replicas - 1))
-            if current is not None and not simulator.on_slice(current).holds:
+            if current is not None and not simulator.many([current])[0].holds:
                 current = None
 
 
@@ -193,11 +193,11 @@ def rerun(simulator: Simulator) -> None:
         per_gpu.setdefault(sliced[row].candidate.gpu, row)
     wanted = [*holding[:3], *fastest[:1], *per_gpu.values(), *front(sliced), *nearest]
     order = list(dict.fromkeys(wanted))
-    simulator.many(order[: simulator.max_whole], whole=True)
+    simulator.many(order[: simulator.max_whole], "whole")
     for row in holding:
         if (
             any(outcome.holds for outcome in simulator.whole.values())
             or len(simulator.whole) >= 2 * simulator.max_whole
         ):
             return
-        simulator.on_whole(row)
+        simulator.many([row], "whole")

@@ -1,16 +1,18 @@
-"""Simulations of a screen's rows, each done once per fidelity, on as many processes as there are."""
+"""Simulations of a screen's rows, each done once per fidelity, wherever the executor runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from twin.cluster.requests import RequestTable
 from twin.engine.config import EngineConfig
-from twin.plan.evaluate import Deployment, Outcome, evaluate
+from twin.plan.evaluate import Deployment, Measured, Outcome, measure, simulated
+from twin.plan.journal import Journal
 from twin.plan.screen import Screen
 from twin.plan.workload import BUSIEST_S, Workload
 from twin.spec.kv_groups import KvGroup
@@ -19,8 +21,9 @@ from twin.spec.versions import MODELLED_VLLM, VersionName
 from twin.traffic.trace import Trace
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from twin.plan.executors import Executor
 
+Fidelity = Literal["slice", "peak_hour", "whole"]
 Progress = Callable[[str, int, int], None]
 
 SLICE_REQUESTS = 4000
@@ -39,6 +42,8 @@ HASH_WORK = 0.5
 """Work of one prefix hash (32 KV blocks to look up, keep and evict), in requests without any; measured roughly."""
 
 LEAST_WHOLE, MOST_WHOLE = 5, 16
+HOUR_S = 3600.0
+STAGES: dict[Fidelity, str] = {"slice": "busiest minutes", "peak_hour": "busiest hour", "whole": "whole trace"}
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -47,7 +52,11 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass
 class Simulator:
-    """Turns rows of a screen into outcomes, each simulated once per fidelity."""
+    """Turns rows of a screen into outcomes, each simulated once per fidelity: the busiest minutes (``slice``), the busiest
+    hour from an empty fleet (``peak_hour``), or the ``whole`` trace.
+
+    ``journal`` keeps every simulation's figures; what it has already is not simulated again.
+    """
 
     screen: Screen
     load: Workload
@@ -55,21 +64,37 @@ class Simulator:
     headroom: float
     progress: Progress = silent
     vllm_version: VersionName = MODELLED_VLLM
-    sliced: dict[int, Outcome] = field(default_factory=dict)
-    whole: dict[int, Outcome] = field(default_factory=dict)
-    _pool: Executor | None = field(default=None, init=False, repr=False)
+    journal: Journal = field(default_factory=lambda: Journal({}))
+    done: dict[Fidelity, dict[int, Outcome]] = field(
+        default_factory=lambda: {"slice": {}, "peak_hour": {}, "whole": {}}
+    )
+    lost: list[str] = field(default_factory=list)
+    _executor: Executor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         staged = any(kind.layout.pipeline_parallel_size > 1 for kind in self.screen.kinds)
         hybrid = any(kind.memory is not None and len(kind.memory.kv_groups) > 1 for kind in self.screen.kinds)
         work = PIPELINE_WORK if staged else HYBRID_WORK if hybrid else 1
-        self.slice = busiest_slice(self.load, SLICE_REQUESTS // work)
-        hashes = sum(map(len, self.load.trace.prefix_hashes or ())) / len(self.load.trace)
+        trace = self.load.trace
+        self.traces: dict[Fidelity, Trace] = {
+            "slice": busiest_slice(self.load, SLICE_REQUESTS // work),
+            "peak_hour": trace if trace.duration_s <= HOUR_S else trace.busiest_window(HOUR_S),
+            "whole": trace,
+        }
+        hashes = sum(map(len, trace.prefix_hashes or ())) / len(trace)
         weight = work * (1 + HASH_WORK * hashes)
-        evaluations = SEARCH_REQUESTS // (weight * len(self.slice))
-        whole = WHOLE_REQUESTS // (weight * len(self.load.trace))
+        evaluations = SEARCH_REQUESTS // (weight * len(self.traces["slice"]))
+        whole = WHOLE_REQUESTS // (weight * len(trace))
         self.max_evaluations = int(np.clip(evaluations, LEAST_EVALUATIONS, MOST_EVALUATIONS))
         self.max_whole = int(np.clip(whole, LEAST_WHOLE, MOST_WHOLE))
+
+    @property
+    def sliced(self) -> dict[int, Outcome]:
+        return self.done["slice"]
+
+    @property
+    def whole(self) -> dict[int, Outcome]:
+        return self.done["whole"]
 
     def deployment(self, row: int) -> Deployment:
         screen = self.screen
@@ -89,64 +114,64 @@ class Simulator:
         )
         return Deployment(candidate, config, kind.step, float(screen.usd_per_hour[row]), float(screen.utilisation[row]))
 
-    def on_slice(self, row: int) -> Outcome:
-        """The busiest minutes alone, from an empty fleet."""
-        return self.many([row])[0]
+    def outcome(self, row: int, measured: Measured) -> Outcome:
+        return Outcome(self.deployment(row), measured, self.bounds, self.headroom)
 
-    def on_whole(self, row: int) -> Outcome:
-        """The whole trace and, in it, its busiest five minutes."""
-        return self.many([row], whole=True)[0]
+    def many(self, rows: Sequence[int], fidelity: Fidelity = "slice") -> list[Outcome]:
+        """Outcomes of ``rows``, in their order. One whose workers died twice keeps no promise, and is named in ``lost``."""
+        cache, total = self.done[fidelity], self.max_whole if fidelity == "whole" else self.max_evaluations
+        names = {row: self.screen.candidate(row).id for row in dict.fromkeys(rows) if row not in cache}
+        for row, name in names.items():
+            if (known := self.journal.get(fidelity, name)) is not None:
+                cache[row] = self.outcome(row, known)
+        missing = [row for row in names if row not in cache]
 
-    def many(self, rows: Sequence[int], *, whole: bool = False) -> list[Outcome]:
-        """Outcomes of ``rows``, in their order; those not simulated yet on as many processes as there are."""
-        cache, total = (self.whole, self.max_whole) if whole else (self.sliced, self.max_evaluations)
-        missing = [row for row in dict.fromkeys(rows) if row not in cache]
-        outcomes = (self.run(row, whole) for row in missing)
-        if self._pool is not None and len(missing) > 1:
-            parts = self._pool.map(_in_worker, missing, [whole] * len(missing))
-            outcomes = (Outcome(self.deployment(row), *part) for row, part in zip(missing, parts, strict=True))
-        for row, outcome in zip(missing, outcomes, strict=True):
-            cache[row] = outcome
-            self.progress("whole trace" if whole else "searching", len(cache), total)
+        def keep(at: int, measured: Measured) -> None:
+            row = missing[at]
+            cache[row] = self.outcome(row, measured)
+            self.journal.put(fidelity, names[row], measured)
+            self.progress(STAGES[fidelity], len(cache), total)
+
+        if self._executor is None or len(missing) == 1:
+            for at, row in enumerate(missing):
+                keep(at, self.run(row, fidelity))
+        elif missing:
+            from twin.plan.executors import Lost
+
+            for row, found in zip(missing, self._executor.map([(row, fidelity) for row in missing], keep), strict=True):
+                if isinstance(found, Lost):
+                    cache[row] = self.outcome(row, Measured.lost(len(self.bounds)))
+                    self.lost.append(names[row])
         return [cache[row] for row in rows]
 
-    def run(self, row: int, whole: bool) -> Outcome:
-        """One simulation."""
-        trace, span = (self.load.trace, self.load.busiest_span_s) if whole else (self.slice, None)
-        deployment = self.deployment(row)
-        return evaluate(deployment, trace, self.bounds, headroom=self.headroom, busiest_span_s=span, full=whole)
+    def run(self, row: int, fidelity: Fidelity) -> Measured:
+        """One simulation. Of the whole trace also against its busiest five minutes, and with every metric."""
+        whole = fidelity == "whole"
+        span = self.load.busiest_span_s if whole else None
+        return measure(self.deployment(row), self.traces[fidelity], self.bounds, busiest_span_s=span, full=whole)
+
+    def requests(self, row: int) -> RequestTable:
+        """Every request of the whole trace, simulated once more."""
+        return simulated(self.deployment(row), self.load.trace).table
 
     @contextmanager
-    def workers(self, jobs: int) -> Iterator[None]:
-        """Simulate on ``jobs`` processes while inside. The results are the same for any number."""
-        if jobs <= 1:
+    def workers(self, jobs: int, executor: str = "local", address: str | None = None) -> Iterator[None]:
+        """Simulate on ``jobs`` processes, or on a cluster, while inside. The results are the same for any number."""
+        if jobs <= 1 and executor == "local":
             yield
             return
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
+        from twin.plan.executors import open_executor
 
-        alone = replace(self, progress=silent, sliced={}, whole={})
-        context = get_context("spawn")  # a fork would copy the thread that draws the progress bar
-        with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(alone,)) as pool:
-            self._pool = pool
+        alone = replace(self, progress=silent, journal=Journal({}), done={"slice": {}, "peak_hour": {}, "whole": {}})
+        with open_executor(executor, _evaluated, alone, jobs=jobs, address=address) as self._executor:
             try:
                 yield
             finally:
-                self._pool = None
-                pool.shutdown(cancel_futures=True)
+                self._executor = None
 
 
-_worker: list[Simulator] = []
-
-
-def _start_worker(simulator: Simulator) -> None:
-    _worker[:] = [simulator]
-
-
-def _in_worker(row: int, whole: bool) -> tuple[Any, ...]:
-    """The fields of an outcome but its deployment: the tables of a step model are dear to send and known anyway."""
-    outcome = _worker[0].run(row, whole)
-    return tuple(getattr(outcome, item.name) for item in fields(outcome) if item.name != "deployment")
+def _evaluated(simulator: Simulator, item: tuple[int, Fidelity]) -> Measured:
+    return simulator.run(*item)
 
 
 def busiest_slice(load: Workload, requests: int = SLICE_REQUESTS) -> Trace:

@@ -60,8 +60,8 @@ class HostFit(Frozen):
     timed alone (negative where the host launches every kernel, as without graphs); ``compute_stretch``, how much longer
     a step of compute-bound kernels alone takes under the sustained power limit (others rest the device, and give it back);
     the other ``…_stretch``, how much longer the engine's own kernels of a family take than those that were timed.
-    ``launch_s``: host time of each kernel of a step too large for CUDA graphs, which then takes at least as long as all its
-    launches.
+    ``launch_s``: host time of each kernel, in layers with experts, of a step too large for CUDA graphs, which then takes at
+    least as long as all its launches.
     The ranks: ``reduce_skew_s``, what each doubling of them adds to an all-reduce, as every rank waits for the last;
     ``cold_start_s``, what each doubling of them adds to the wait of an engine's very first requests, if nothing warmed it up.
 
