@@ -43,6 +43,25 @@ def test_every_price_of_a_gpu_has_a_source_and_spot_is_cheaper() -> None:
             assert book.price(gpu, "spot").value < book.price(gpu, "on_demand").value, gpu
 
 
+def test_the_spread_is_over_providers(shared: Path) -> None:
+    with (shared / "prices" / "gpu_prices.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["gpu"] == "L40S" and row["kind"] == "spot"]
+    values = [float(row["usd_per_gpu_hour_median"]) for row in rows if row["date"] == "2026-06-01"]
+    price = load_price_book().price("l40s", "spot")
+    assert (price.low, price.high) == (min(values), max(values))
+    assert load_price_book().price("gb200", "on_demand").low is None  # one provider
+
+
+def test_a_region_has_its_own_prices_and_no_others() -> None:
+    book = load_price_book()
+    assert book.price("h100_sxm", "on_demand", "aws/us-east-1").value == 6.88
+    with pytest.raises(InputError, match=r"unknown region 'aws/us-east-2'; did you mean 'aws/us-east-1'"):
+        book.price("h100_sxm", "on_demand", "aws/us-east-2")
+    with pytest.raises(InputError, match=r"no reserved price of h100_sxm in aws/us-east-1.*on_demand, spot"):
+        book.price("h100_sxm", "reserved", "aws/us-east-1")
+    assert book.price("h100_sxm", "owned", "aws/us-east-1") == book.price("h100_sxm", "owned")
+
+
 def test_estimates_say_so() -> None:
     for kind in ("reserved", "owned"):
         assert load_price_book().price("h200_sxm", kind).origin == "assumed"  # type: ignore[arg-type]
@@ -65,6 +84,7 @@ def test_a_users_book_replaces_the_shipped_one(tmp_path: Path) -> None:
     owned = book.price("l40s", "owned")
     assert (owned.value, owned.origin, owned.source) == (0.6, "assumed", "the user's price book")
     assert book.price("l40s", "on_demand").source == "quote"
+    assert (book.assets, book.ownership, book.items, book.regions) == ({}, None, {}, {})
     with pytest.raises(InputError, match=r"mine\.yaml: no on_demand price of h100_sxm"):
         book.price("h100_sxm", "on_demand")
 
@@ -77,6 +97,9 @@ def test_a_users_book_replaces_the_shipped_one(tmp_path: Path) -> None:
         ("prices:\n  l40s:\n    spot: {usd: 1}\n", r"b\.yaml:3: .*usd"),
         ("prices:\n  l40s: cheap\n", r"b\.yaml:2: "),
         ("price:\n  l40s: {spot: 1}\n", r"b\.yaml:1: unknown key 'price'; did you mean 'prices'"),
+        ("prices:\n  l40s:\n    spot: {usd_per_gpu_hour: 1, low: 2}\n", r"b\.yaml:3: .*1 lies outside its own spread"),
+        ("prices: {}\nregions:\n  eu:\n    l40s: {spot: 0}\n", r"b\.yaml:4: .*greater than 0"),
+        ("prices: {}\nitems:\n  egress: -1\n", r"b\.yaml:\d: .*egress: -1 USD a month"),
         ("prices: [1\n", r"b\.yaml:\d: not valid YAML"),
     ],
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from twin.base import HOURS_PER_MONTH
+
+SPARES_AT_MOST = 1000
 
 
 def usd_per_hour(num_gpus: int, usd_per_gpu_hour: float) -> float:
@@ -29,3 +33,92 @@ def usd_per_mtok(per_hour: float, output_tokens_per_s: float) -> float:
     10.0
     """
     return per_hour / (output_tokens_per_s * 3600.0) * 1e6
+
+
+def up_share(interruptions_per_hour: float, lost_s: float) -> float:
+    """The share of time a spot replica serves: it runs for 1/rate on average, then ``lost_s`` are lost: the restart, and
+    the work that is done twice. (Alternating renewal: any distribution of the running time gives the same share.)
+
+    >>> up_share(0.0, 900.0)
+    1.0
+    >>> up_share(1.0, 900.0)
+    0.8
+    """
+    return 1.0 / (1.0 + interruptions_per_hour * lost_s / 3600.0)
+
+
+def usd_per_serving_hour(usd_per_gpu_hour: float, share: float) -> float:
+    """What an hour that serves costs, where a ``share`` of the hours paid for does (restarts are paid for).
+
+    >>> usd_per_serving_hour(2.0, 0.8)
+    2.5
+    """
+    return usd_per_gpu_hour / share
+
+
+def held_share(replicas: int, spares: int, up: float) -> float:
+    """How much of the time at least ``replicas`` of ``replicas + spares`` are up, each independently for a share ``up``.
+
+    >>> held_share(4, 0, 0.5)
+    0.0625
+    >>> held_share(1, 1, 0.5)
+    0.75
+    """
+    if up >= 1.0:
+        return 1.0
+    total = replicas + spares
+    logs = (
+        math.lgamma(total + 1) - math.lgamma(down + 1) - math.lgamma(total - down + 1)
+        + down * math.log1p(-up) + (total - down) * math.log(up)
+        for down in range(spares + 1)
+    )  # fmt: skip
+    return min(round(math.fsum(map(math.exp, logs)), 12), 1.0)
+
+
+def spare_replicas(replicas: int, up: float, availability: float) -> int | None:
+    """The fewest replicas on top that hold ``replicas`` for a share ``availability`` of the time; ``None``: over 1,000.
+
+    >>> spare_replicas(4, 1.0, 0.999)
+    0
+    >>> spare_replicas(1, 0.9, 0.99)
+    1
+    """
+    found = (spares for spares in range(SPARES_AT_MOST + 1) if held_share(replicas, spares, up) >= availability)
+    return next(found, None)
+
+
+def fleet_months(replicas: int, growth_per_month: float, months: int) -> int:
+    """Months of a replica paid for while demand grows, compounding; replicas come whole, when they are needed.
+
+    >>> fleet_months(2, 0.0, 36)
+    72
+    >>> fleet_months(2, 0.5, 3)  # 2, 3, 4.5
+    10
+    """
+    return sum(math.ceil(round(replicas * (1 + growth_per_month) ** month, 9)) for month in range(months))
+
+
+def payback_month(upfront_usd: float, saved_usd_per_month: float, rate: float) -> float | None:
+    """After how many months savings, at a ``rate`` per month, have paid for what was bought; ``None``: never.
+
+    >>> payback_month(1200.0, 100.0, 0.0)
+    12.0
+    >>> round(payback_month(1000.0, 100.0, 0.01), 3)
+    10.589
+    >>> payback_month(1000.0, 5.0, 0.01)  # the interest alone is 10 a month
+    """
+    if saved_usd_per_month <= upfront_usd * rate:
+        return None
+    if rate == 0:
+        return upfront_usd / saved_usd_per_month
+    return -math.log1p(-upfront_usd * rate / saved_usd_per_month) / math.log1p(rate)
+
+
+def crossover_utilisation(owned_usd: float, rented_usd: float) -> float | None:
+    """The share of hours in use from which owning is cheaper than renting only those hours; ``None``: never.
+
+    >>> crossover_utilisation(1.5, 3.0)
+    0.5
+    >>> crossover_utilisation(3.5, 3.0)
+    """
+    return owned_usd / rented_usd if owned_usd <= rented_usd else None
