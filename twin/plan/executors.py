@@ -23,14 +23,12 @@ from twin.base import InputError, unknown_name
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Result_co = TypeVar("Result_co", covariant=True)
 
 Function = Callable[[Shared, Item], Result]
 ExecutorName = Literal["local", "ray"]
 EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
 
 MOST_TRIES = 2
-DIED = f"the process that ran it died, {MOST_TRIES} times; one that wants more memory than there is is ended so"
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 }
@@ -45,16 +43,20 @@ class Lost(Generic[Item]):
     reason: str
 
 
+def died(how: str = "") -> str:
+    """The reason of what is lost."""
+    why = f" ({how})" if how else ""
+    return f"the process that ran it died, {MOST_TRIES} times{why}; a machine ends what wants more memory than it has"
+
+
 def ignore(at: int, result: object) -> None:
     """The ``done`` of who waits for all."""
 
 
-class Executor(Protocol[Item, Result_co]):
+class Executor(Protocol[Item, Result]):
     """Evaluates items."""
 
-    def map(
-        self, items: Sequence[Item], done: Callable[[int, Result_co], None] = ignore
-    ) -> list[Result_co | Lost[Item]]:
+    def map(self, items: Sequence[Item], done: Callable[[int, Result], None] = ignore) -> list[Result | Lost[Item]]:
         """Results in the order of ``items``; ``done(position, result)`` in this process as each arrives, in any order.
 
         An evaluation whose process dies is tried once more, then it is :class:`Lost` (``done`` does not hear of it).
@@ -66,7 +68,12 @@ class Executor(Protocol[Item, Result_co]):
 
 @contextmanager
 def open_executor(
-    name: ExecutorName, function: Function[Shared, Item, Result], shared: Shared, *, jobs: int, address: str | None = None
+    name: ExecutorName,
+    function: Function[Shared, Item, Result],
+    shared: Shared,
+    *,
+    jobs: int,
+    address: str | None = None,
 ) -> Iterator[Executor[Item, Result]]:
     """An executor of ``function(shared, item)``; leaving ends every process that it started.
 
@@ -152,7 +159,7 @@ class Pool(Generic[Shared, Item, Result]):
                     elif tries[at] < MOST_TRIES:
                         broken.append(at)
                     else:
-                        results[at] = Lost(items[at], DIED)
+                        results[at] = Lost(items[at], died())
                 if broken:
                     self.close()
                 waiting.extendleft(reversed(broken))
