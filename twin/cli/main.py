@@ -21,6 +21,8 @@ from twin.cli.calibrate import calibrate_app
 from twin.cli.catalog import model_app
 from twin.cli.claims import claims
 from twin.cli.common import Session, json_text, session
+from twin.cli.compare import compare
+from twin.cli.deploy import deploy
 from twin.cli.hardware import hardware_app
 from twin.cli.plan import plan
 from twin.cli.simulate import simulate
@@ -54,6 +56,8 @@ def build_app() -> typer.Typer:
     app.command("simulate")(simulate)
     app.command("validate")(validate)
     app.command("verify")(verify)
+    app.command("compare")(compare)
+    app.command("deploy")(deploy)
     app.command("accuracy")(accuracy)
     app.command("claims")(claims)
     app.add_typer(traffic_app, name="traffic")
