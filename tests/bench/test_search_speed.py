@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from test_replay import AISIMULATE, ROOT, azure, fleet
 
-from twin.plan.evaluate import Deployment
-from twin.plan.executors import Executor, open_executor
 from twin.plan.plan import screened
 from twin.plan.request import PlanRequest
-from twin.plan.space import Candidate
-from twin.plan.workload import make_workload
+from twin.search.evaluate import Deployment
+from twin.search.executors import Executor, open_executor
+from twin.search.space import Candidate
+from twin.search.workload import make_workload
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 from twin.spec.prices import load_price_book

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from twin.plan.plan import PlanRequest
-from twin.plan.workload import Workload, make_workload
+from twin.plan.request import PlanRequest
+from twin.search.workload import Workload, make_workload
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 from twin.spec.prices import load_price_book

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from twin.base import InputError
-from twin.plan.evaluate import Deployment, Measured, measure
+from twin.search.evaluate import Deployment, Measured, measure
 from twin.traffic.trace import Trace
 
 Shared = tuple[Path, np.ndarray]

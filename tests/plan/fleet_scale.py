@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import spearmanr
 
-from twin.plan.evaluate import Deployment, Measured, measure
 from twin.plan.plan import screened
 from twin.plan.request import PlanRequest
-from twin.plan.simulator import Simulator
+from twin.search.evaluate import Deployment, Measured, measure
+from twin.search.simulator import Simulator
 from twin.traffic.trace import Trace
 
 TIMES = 5

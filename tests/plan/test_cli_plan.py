@@ -31,6 +31,7 @@ def test_json_is_what_the_run_folder_keeps(capsys: pytest.CaptureFixture[str], t
     assert (folder / "plan.json").read_text() == out
     assert {path.name for path in folder.iterdir()} == {
         *("scenario.yaml", "manifest.json", "summary.json", "requests.parquet", "plan.json"),
+        *("search.jsonl", "flags.json"),
     }
     chosen = next(o for o in json.loads(out)["options"] if "recommended" in o["names"])
     assert json.loads((folder / "summary.json").read_text()) == chosen["metrics"]
@@ -62,7 +63,7 @@ def test_infeasible_is_exit_3_with_the_usual_object(capsys: pytest.CaptureFixtur
     assert code == 3
     assert payload["options"] == []
     assert payload["binding"].startswith("budget:")
-    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "runs" / "plan" / "plan.json").read_text() == out, "what was computed is kept"
 
 
 @pytest.mark.parametrize("budget", ["20k/month", "0.25M/yr", "$30/h", "8gpu", "9kW"])
@@ -99,6 +100,12 @@ def test_users_and_growth_are_rates(capsys: pytest.CaptureFixture[str], tmp_path
         ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--headroom", "120%"), "--headroom"),
         ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--growth", "5 apples"), "--growth"),
         ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--users", "5"), "go together"),
+        ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--growth", "90%/month", "--risk"), "no forecast"),
+        ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--algorithm", "nsga4"), "did you mean 'nsga3'"),
+        ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--region", "mars"), "unknown region"),
+        ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--gpu", "a30", "--price", "reserved"), "no reserved price of a30"),
+        ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--max-gpus", "4", "--node-size", "8"), "--node-size"),
+        ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--ray-address", "127.0.0.1:1"), "needs the executor"),
         ((*MADE_UP, "--model", "Qwen/Qwen3-8B", "--traffic", "t.csv"), "leave out --traffic"),
         (("--traffic", "none.csv", "--model", "Qwen/Qwen3-8B"), "there is no file"),
         (("--request-rate", "2", "--model", "Qwen/Qwen3-8B"), "--input-len"),

@@ -13,7 +13,7 @@ import evaluations
 import pytest
 
 from twin.base import InputError
-from twin.plan.executors import Lost, open_executor
+from twin.search.executors import Lost, open_executor
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
@@ -84,7 +84,7 @@ INTERRUPTED = """
 import sys
 sys.path.insert(0, {tests!r})
 import evaluations, pathlib
-from twin.plan.executors import open_executor
+from twin.search.executors import open_executor
 with open_executor("local", evaluations.waits, evaluations.shared(pathlib.Path({folder!r})), jobs=2) as executor:
     try:
         executor.map([0, 1])

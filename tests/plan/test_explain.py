@@ -14,15 +14,15 @@ from conftest import workload
 
 from twin.base import InputError
 from twin.cli.explain_table import explanation_table
-from twin.plan.evaluate import Outcome
 from twin.plan.explain import explain
 from twin.plan.next_steps import fleet_of
 from twin.plan.promise import HEADROOM, Promise
 from twin.plan.request import PlanRequest
-from twin.plan.screen import Screen, screen
-from twin.plan.simulator import Simulator
-from twin.plan.space import MAX_NUM_SEQS, ReplicaKind, replica_kinds
-from twin.plan.workload import bound_text
+from twin.search.evaluate import Outcome
+from twin.search.screen import Screen, screen
+from twin.search.simulator import Simulator
+from twin.search.space import MAX_NUM_SEQS, ReplicaKind, replica_kinds
+from twin.search.workload import bound_text
 
 Asked = Callable[..., PlanRequest]
 

@@ -8,7 +8,7 @@ import numpy as np
 from fleet_scale import correlations, crowded, enlarged, options
 
 from twin.plan.request import PlanRequest
-from twin.plan.workload import Workload
+from twin.search.workload import Workload
 
 
 def test_five_times_as_many_requests_come_in_the_same_time(load: Workload) -> None:

@@ -11,9 +11,9 @@ from conftest import MODEL, workload
 from twin.cost.memory import memory_budget
 from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
-from twin.plan.evaluate import Deployment, Outcome, evaluate
-from twin.plan.space import Candidate
-from twin.plan.workload import Workload
+from twin.search.evaluate import Deployment, Outcome, evaluate
+from twin.search.space import Candidate
+from twin.search.workload import Workload
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 from twin.spec.prices import load_price_book

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import asked, workload
 
 from twin.plan.fixed import evaluate_fixed
-from twin.plan.plan import Plan, PlanRequest, choose, make_plan, solve
-from twin.plan.screen import screen
-from twin.plan.search import ENUMERATED, encode, front, objectives, rerun, search, seeds
-from twin.plan.simulator import Simulator
-from twin.plan.space import replica_kinds
-from twin.plan.workload import Workload
+from twin.plan.plan import Plan, choose, make_plan, solve
+from twin.plan.request import PlanRequest
+from twin.search.screen import screen
+from twin.search.search import rerun, search
+from twin.search.simulator import Simulator
+from twin.search.space import replica_kinds
+from twin.search.workload import Workload
 from twin.spec.scenario import load_scenario
 from twin.spec.slo import parse_budget
 
@@ -101,46 +100,6 @@ def test_same_seed_same_bytes_on_any_number_of_processes(ask: Ask) -> None:
     short = asked(workload(num_requests=400), "l40s", "h100_sxm")
     first, again, parallel = (json.dumps(make_plan(replace(short, jobs=jobs))) for jobs in (1, 1, 2))
     assert first == again == parallel
-
-
-def test_no_point_of_the_front_is_dominated_and_every_other_is(ask: Ask) -> None:
-    runs = fitted(ask())
-    search(runs, runs.screen.alive(), seed=3)
-    rerun(runs)
-    for outcomes in (runs.sliced, runs.whole):
-        kept = front(outcomes)
-        points = {row: np.array(objectives(outcomes[row])[0]) for row in outcomes}
-        for a, b in permutations(kept, 2):
-            assert not (points[a] <= points[b]).all() or (points[a] > points[b]).any()
-        for row in set(outcomes) - set(kept):
-            assert not outcomes[row].holds or any((points[k] <= points[row]).all() for k in kept)
-
-
-def test_the_search_finds_the_cheapest_that_enumeration_finds(ask: Ask) -> None:
-    request = ask("l40s", "h100_sxm", max_gpus=1, ttft="350ms")
-    runs, every = fitted(request), fitted(request)
-    rows = runs.screen.alive()
-    assert rows.size > ENUMERATED
-    search(runs, rows, seed=0)
-    assert len(runs.sliced) < rows.size
-    best = min(o.usd_per_hour for o in runs.sliced.values() if o.holds)
-    assert best == min(o.usd_per_hour for o in every.many(rows.tolist()) if o.holds)
-
-
-def test_few_survivors_are_enumerated(ask: Ask) -> None:
-    runs = fitted(ask())
-    rows = runs.screen.alive()[:: len(runs.screen.alive()) // 20][:20]
-    search(runs, rows, seed=0)
-    assert set(runs.sliced) == set(rows.tolist())
-
-
-def test_seeds_are_distinct_survivors_and_encoding_tells_rows_apart(ask: Ask) -> None:
-    runs = fitted(ask())
-    rows = runs.screen.alive()
-    found = seeds(runs.screen, rows, runs.bounds, 24)
-    assert len(set(found)) == len(found)
-    assert set(found) <= set(rows.tolist())
-    assert len(np.unique(encode(runs.screen, rows), axis=0)) == rows.size
 
 
 def test_recommended_is_fastest_of_the_about_as_cheap(answer: Plan, ask: Ask) -> None:

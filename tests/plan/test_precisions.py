@@ -11,8 +11,8 @@ import pytest
 
 from twin.cli.main import main
 from twin.plan.fixed import evaluate_fixed
-from twin.plan.plan import PlanRequest
-from twin.plan.precisions import KV_CACHE_DTYPES, QUANTIZATIONS, Precisions
+from twin.plan.request import PlanRequest
+from twin.search.precisions import KV_CACHE_DTYPES, QUANTIZATIONS, Precisions
 from twin.spec.model import load_model
 from twin.spec.precision import expected_loss
 from twin.spec.scenario import load_scenario
@@ -81,9 +81,19 @@ def test_limits_rule_out_with_a_reason_and_a_count(
 
 
 def test_a_limit_that_leaves_nothing_is_what_binds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = run(capsys, tmp_path, "--quantization", "fp8", "--min-bits", "16", "--format", "json")
+    code, out, _ = run(capsys, tmp_path, "--min-bits", "17", "--format", "json")
     assert code == 3
     assert json.loads(out)["binding"].startswith("min_bits: ")
+
+
+def test_a_limit_that_contradicts_the_formats_asked_for_is_bad_input(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = run(capsys, tmp_path, "--quantization", "fp8", "--min-bits", "16", "--format", "json")
+    assert code == 2
+    said = json.loads(out)["error"]["message"]
+    assert "--quantization fp8" in said
+    assert "--min-bits 16" in said
 
 
 def test_a_deployment_to_judge_is_held_against_the_limits(ask: Ask, tmp_path: Path) -> None:

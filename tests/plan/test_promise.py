@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twin.plan.evaluate import Outcome, evaluate
 from twin.plan.next_steps import fleet_of, next_steps
 from twin.plan.promise import Fleet, Promise
 from twin.plan.request import PlanRequest
-from twin.plan.screen import screen
-from twin.plan.simulator import Simulator
-from twin.plan.space import replica_kinds
-from twin.plan.workload import make_workload
+from twin.search.evaluate import Outcome, evaluate
+from twin.search.screen import screen
+from twin.search.simulator import Simulator
+from twin.search.space import replica_kinds
+from twin.search.workload import make_workload
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 from twin.spec.prices import load_price_book

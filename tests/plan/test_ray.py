@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import evaluations
 import pytest
+from conftest import asked, workload
 
 from twin.base import InputError
-from twin.plan.executors import Lost, open_executor
+from twin.plan.plan import make_plan
+from twin.search.executors import Lost, open_executor
 
 STORE_BYTES = 80 * 2**20
 
@@ -155,3 +159,35 @@ def refused(folder: Path, address: str) -> str:
     ):
         pass
     return str(raised.value)
+
+
+def test_a_whole_plan_is_the_same_on_the_cluster_with_a_worker_killed_midway(cluster: str) -> None:
+    request = asked(workload(num_requests=400), "l40s", "h100_sxm")
+    killed: list[int] = []
+
+    def kill() -> None:
+        end = time.monotonic() + 60
+        while not killed and time.monotonic() < end:
+            killed.extend(pid for pid in working()[:1] if not os.kill(pid, signal.SIGKILL))
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    remote = make_plan(replace(request, executor="ray", ray_address=cluster))
+    killer.join()
+    assert killed
+    assert json.dumps(remote) == json.dumps(make_plan(request))
+
+
+def working() -> list[int]:
+    """Workers of Ray in the middle of an evaluation: that is how they name themselves."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                title = (folder / "cmdline").read_bytes()
+            except OSError:  # it has ended
+                continue
+            if title.startswith(b"ray::") and b"IDLE" not in title:
+                found.append(int(folder.name))
+    return found

@@ -9,12 +9,13 @@ import pytest
 from conftest import asked, workload
 from scipy.stats import spearmanr
 
-from twin.plan.evaluate import evaluate, simulated
-from twin.plan.plan import PlanRequest, solve
-from twin.plan.screen import OVERLOADED, Screen, screen, unloaded_s
-from twin.plan.simulator import Simulator
-from twin.plan.space import replica_kinds
-from twin.plan.workload import Workload
+from twin.plan.plan import solve
+from twin.plan.request import PlanRequest
+from twin.search.evaluate import evaluate, simulated
+from twin.search.screen import OVERLOADED, Screen, screen, unloaded_s
+from twin.search.simulator import Simulator
+from twin.search.space import replica_kinds
+from twin.search.workload import Workload
 
 
 def judged(request: PlanRequest) -> Screen:

@@ -7,21 +7,18 @@ import pytest
 
 from twin.base import InputError
 from twin.cost.memory import memory_budget
-from twin.plan.precisions import KV_CACHE_DTYPES, QUANTIZATIONS, Precisions
-from twin.plan.space import (
+from twin.search.limits import NOT_WHOLE_NODES, OVER_BUDGET, OVER_MAX_GPUS, Limits
+from twin.search.precisions import KV_CACHE_DTYPES, QUANTIZATIONS, Precisions
+from twin.search.space import (
     MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
-    NOT_WHOLE_NODES,
-    OVER_BUDGET,
-    OVER_MAX_GPUS,
     TENSOR_PARALLEL_SIZES,
     Candidate,
-    Limits,
     ReplicaKind,
     layouts,
     replica_kinds,
 )
-from twin.plan.workload import cached_tokens, make_workload
+from twin.search.workload import cached_tokens, make_workload
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 from twin.traffic.trace import Trace

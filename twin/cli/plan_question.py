@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from math import exp, log1p
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from twin.cli.plan_asked import classes_of, objectives_of, settings_of
+
 if TYPE_CHECKING:
-    from twin.plan.plan import PlanRequest
-    from twin.plan.precisions import Precisions
+    from twin.plan.annexes import Annexes
+    from twin.plan.request import PlanRequest
+    from twin.search.precisions import Precisions
     from twin.spec.scenario import Scenario, Traffic
+    from twin.spec.versions import VersionName
 
 TooLong = Literal["error", "drop", "truncate"]
 Kind = Literal["on_demand", "reserved", "spot", "owned"]
+Executor = Literal["local", "ray"]
+RECIPE = (
+    *("request_rate", "users", "requests_per_user_hour", "input_len", "output_len", "burstiness", "num_requests"),
+)
 OF_A_SCENARIO = ("model", "gpu", "quantization", "kv_cache_dtype")
 """Flags that a deployment to judge leaves no room for."""
 
 
 def rate_factor(rate: str | None, growth: str | None, months: float) -> float:
     """``×2`` and ``5%/month`` over ``months`` as one factor on the rate."""
-    from twin.base import InputError, split_number
+    from twin.risk.growth import parse_growth
     from twin.traffic.flags import parse_rate_factor
 
     factor = 1.0 if rate is None else parse_rate_factor(rate)
     if growth is None:
         return factor
-    value, unit = split_number(growth, what="--growth")
-    periods = {"%": 1.0, "%/month": 1.0, "%/yr": 12.0, "%/year": 12.0}
-    if unit.replace(" ", "") not in periods or value <= -100:
-        raise InputError(f"--growth: {growth!r} is not a growth", allowed=["5%/month", "60%/yr"])
-    return float(factor * (1 + value / 100) ** (months / periods[unit.replace(" ", "")]))
+    return factor * exp(months * log1p(parse_growth(growth, planned_months=months).per_month))
 
 
 def share(text: str, flag: str) -> float:
@@ -96,47 +103,44 @@ def _recipe(flags: dict[str, Any]) -> Any:
     )
 
 
-def request_of(
-    asked: Traffic,
-    today: Scenario | None,
-    names: dict[str, Any],
-    promises: dict[str, str | None],
-    *,
-    max_model_len: int | None,
-    seed: int,
-    **others: Any,
-) -> tuple[PlanRequest, Scenario]:
+def request_of(flags: Mapping[str, Any], today: Scenario | None) -> tuple[PlanRequest, Scenario]:
     """The question for the plan room, and the same as a scenario that lacks only its deployment.
 
-    With a deployment of ``today`` its model, engine and promises stand where no flag says otherwise.
+    ``flags`` of ``twin plan`` by name. With a deployment of ``today`` its model, engine and promises stand where no flag
+    says otherwise.
     """
-    from twin.base import InputError, unknown_name
-    from twin.plan.plan import PlanRequest
-    from twin.plan.workload import make_workload
+    from twin.base import InputError
+    from twin.plan.asked import asked_of
+    from twin.plan.request import PlanRequest
+    from twin.search.limits import check_limits
+    from twin.search.workload import make_workload
     from twin.spec.model import load_model
     from twin.spec.scenario import Deployment, Scenario
     from twin.spec.slo import Slo, parse_budget
-    from twin.spec.versions import VERSIONS
 
-    given = [f"--{name.replace('_', '-')}" for name in OF_A_SCENARIO if names[name]]
-    if today is not None and given:
-        raise InputError(f"--fixed judges the deployment of its scenario; leave out {' and '.join(given)}")
-    version = today.engine.vllm_version if today else names["vllm_version"]
-    if version not in VERSIONS:
-        raise unknown_name("vLLM version", version, VERSIONS)
-    memory = names["gpu_memory_utilization"] or VERSIONS[version].gpu_memory_utilization
-    name = today.model if today else names["model"]
+    _check_flags(flags, today)
+    factor = rate_factor(flags["rate"], flags["growth"], flags["horizon"])
+    recipe = {name: flags[name] for name in RECIPE}
+    asked = traffic_of(flags["traffic"], recipe, today, factor, flags["too_long"])
+    version, memory = _engine(flags, today)
+    name = today.model if today else flags["model"]
     if name is None:
         raise InputError("no model; give --model (twin model list shows the names)")
     spec = load_model(name)
-    slo = Slo.of(**promises)
-    budget = None if names["budget"] is None else parse_budget(names["budget"])
+    slo = Slo.of(**{metric: flags[metric] for metric in ("ttft", "tpot", "e2el")})
+    budget = None if flags["budget"] is None else parse_budget(flags["budget"])
     if today is not None:
         slo, budget = (slo if slo.bounds else today.slo), budget or today.budget
-        max_model_len = today.engine.max_model_len
-    kind = names["price"] or (today.price if today else "on_demand")
-    profiles, prices, notes = _offers(today.deployment.gpu if today else names["gpu"], kind, names["price_book"])
-    load = make_workload(_trace(asked, seed), spec, max_model_len=max_model_len, too_long=asked.too_long)
+    longest = today.engine.max_model_len if today else flags["max_model_len"]
+    classes, objectives = classes_of(flags, today), objectives_of(flags, today)
+    settings, precisions = settings_of(flags), _precisions(flags, spec.quantization)
+    if today is None:
+        most, node = flags["max_gpus"], flags["node_size"]
+        check_limits(spec, budget=budget, max_gpus=most, node_size=node, settings=settings, precisions=precisions)
+    kind = flags["price"] or (today.price if today else "on_demand")
+    profiles, prices, notes = _offers(today.deployment.gpu if today else flags["gpu"], kind, flags)
+    seed = flags["seed"]
+    load = make_workload(_trace(asked, seed), spec, max_model_len=longest, too_long=asked.too_long)
     request = PlanRequest(
         model=spec,
         load=load,
@@ -144,13 +148,20 @@ def request_of(
         prices=prices,
         slo=slo,
         budget=budget,
-        budget_text=names["budget"] or "the scenario's budget",
+        budget_text=flags["budget"] or "the scenario's budget",
+        max_gpus=flags["max_gpus"],
+        node_size=flags["node_size"],
+        headroom=share(flags["headroom"], "--headroom"),
         seed=seed,
         notes=notes,
         vllm_version=version,
         gpu_memory_utilization=memory,
-        precisions=_precisions(names, spec.quantization),
-        **others,
+        precisions=precisions,
+        settings=settings,
+        jobs=min(flags["jobs"], os.cpu_count() or 1),
+        algorithm=flags["algorithm"],
+        executor=flags["executor"],
+        ray_address=flags["ray_address"],
     )
     wanted = Scenario(
         name="plan",
@@ -161,13 +172,59 @@ def request_of(
         budget=budget,
         price=kind,
         seed=seed,
+        classes=classes,
+        objectives=objectives,
     )
-    return request, wanted
+    return asked_of(request, classes, objectives), wanted
 
 
-def _precisions(names: dict[str, Any], checkpoint: str | None) -> Precisions:
+def annexes_of(flags: Mapping[str, Any], wanted: Scenario) -> Annexes:
+    """What is asked beside the options: bills, risk and an explanation."""
+    from twin.plan.annexes import Annexes
+    from twin.risk.growth import parse_growth
+    from twin.spec.prices import load_price_book
+
+    growth, traffic = flags["growth"], wanted.traffic
+    return Annexes(
+        book=load_price_book(flags["price_book"]),
+        price=wanted.price,
+        region=flags["region"],
+        growth=None if growth is None else parse_growth(growth, planned_months=flags["horizon"]),
+        worlds=flags["worlds"] if flags["risk"] else 0,
+        recipe=traffic.synthetic,
+        rate=traffic.rate,
+        explained=flags["explain"],
+    )
+
+
+def _check_flags(flags: Mapping[str, Any], today: Scenario | None) -> None:
+    from twin.base import InputError
+    from twin.search.algorithms import check_algorithm
+
+    check_algorithm(flags["algorithm"])
+    if flags["ray_address"] is not None and flags["executor"] != "ray":
+        raise InputError(f"--ray-address {flags['ray_address']} needs the executor: --executor ray")
+    if flags["node_size"] not in (1, 8):
+        raise InputError(f"--node-size is 1 or 8, not {flags['node_size']}")
+    given = [f"--{name.replace('_', '-')}" for name in OF_A_SCENARIO if flags[name]]
+    if today is not None and given:
+        raise InputError(f"--fixed judges the deployment of its scenario; leave out {' and '.join(given)}")
+
+
+def _engine(flags: Mapping[str, Any], today: Scenario | None) -> tuple[VersionName, float]:
+    """The release whose rules hold, and the share of memory that it takes."""
+    from twin.base import unknown_name
+    from twin.spec.versions import VERSIONS
+
+    version = today.engine.vllm_version if today else flags["vllm_version"]
+    if version not in VERSIONS:
+        raise unknown_name("vLLM version", version, VERSIONS)
+    return version, flags["gpu_memory_utilization"] or VERSIONS[version].gpu_memory_utilization
+
+
+def _precisions(names: Mapping[str, Any], checkpoint: str | None) -> Precisions:
     """The formats asked for and the limits on them. Raises :class:`InputError` for an unknown name or limit."""
-    from twin.plan.precisions import Precisions
+    from twin.search.precisions import Precisions
     from twin.spec.precision import kv_cache_name, quantization_name
 
     weights = [quantization_name(text) for text in _listed(names["quantization"])]
@@ -186,13 +243,13 @@ def _listed(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.split(",")]
 
 
-def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+def _offers(names: str | None, kind: Kind, flags: Mapping[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     """Profiles and their prices: of the GPUs named, else of all that were measured and have a price of this kind."""
     from twin.base import InputError
     from twin.spec.hardware import load_profile, profile_names
     from twin.spec.prices import load_price_book
 
-    book = load_price_book(book_file)
+    book, region = load_price_book(flags["price_book"]), flags["region"]
     wanted = profile_names() if names is None else list(dict.fromkeys(part.strip() for part in names.split(",")))
     profiles = [load_profile(name) for name in wanted]
     prices, unpriced, assumed = {}, [], []
@@ -202,15 +259,16 @@ def _offers(names: str | None, kind: Kind, book_file: Path | None) -> tuple[Any,
         profiles = [profile for profile in profiles if profile.origin != "assumed"]
     for profile in profiles:
         try:
-            prices[profile.name] = book.price(profile.name, kind)
+            prices[profile.name] = book.price(profile.name, kind, region)
         except InputError:
-            if names is not None:
+            if names is not None or (region is not None and region not in book.regions):
                 raise
             unpriced.append(profile.name)
+    place = f" in {region}" if region else ""
     if not prices:
-        raise InputError(f"no GPU has a price of kind {kind}", where=book.name)
+        raise InputError(f"no GPU has a price of kind {kind}{place}", where=book.name)
     left_out = {
-        f"for want of a price of kind {kind}": unpriced,
+        f"for want of a price of kind {kind}{place}": unpriced,
         "as their speed is only assumed (--gpu takes them)": assumed,
     }
     notes = tuple(f"left out {why}: {', '.join(gpus)}" for why, gpus in left_out.items() if gpus)

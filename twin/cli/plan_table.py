@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from twin.cli.class_table import class_lines, serves
+from twin.cli.explain_table import explanation_table
+from twin.cli.money_table import money_parts, money_row
+from twin.cli.risk_table import risk_parts, risk_row
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -15,7 +20,7 @@ def option_row(item: dict[str, Any]) -> dict[str, object]:
     quoted = item["accuracy"]["quoted"]
     said = {"accuracy": quoted["text"] if quoted else None, "misses": "; ".join(item.get("misses", []))}
     precision = {name: item["precision"][name] for name in ("expected_accuracy_loss", "accuracy_loss_source")}
-    return {**flat, **metrics, **precision, **said}
+    return {**flat, **metrics, **precision, **said, **money_row(item), **risk_row(item)}
 
 
 def plan_table(payload: dict[str, Any]) -> RenderableType:
@@ -37,7 +42,8 @@ def plan_table(payload: dict[str, Any]) -> RenderableType:
         parts += [Text(f"  {i}. {'; '.join(m['misses'])}") for i, m in enumerate(payload["near_misses"], 1)]
     if "fixed" in payload:
         parts.append(Text(_fixed_line(payload["fixed"])))
-    parts += _deploy(payload)
+    parts += [*_deploy(payload), *money_parts(payload), *risk_parts(payload)]
+    parts += [explanation_table(item) for item in payload.get("explanation", ())]
     if payload["rejected"]:
         said = f"{payload['screened']:,} configurations screened, {payload['simulated']:,} simulated; ruled out:"
         parts.append(Text(f"\n{said}"))
@@ -66,17 +72,24 @@ def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for number, item in enumerate(options, 1):
         label = str(number) if item.get("misses") else "\n".join(name.replace("_", " ") for name in item["names"])
-        table.add_row(
-            label,
-            f"{item['num_gpus']} {item['gpu']}",
-            _layout(item),
-            f"{item['precision']['weights']}/{item['precision']['kv_cache']}",
-            f"{item['max_num_seqs']}/{item['max_num_batched_tokens']}",
-            f"{item['usd_per_month']:,.0f}",
-            _ms(item, "ttft", shown),
-            _ms(item, "tpot", shown),
-            f"{item['peak_utilisation']:.0%}",
-        )
+        pools = item.get("pools", [item])
+        if len(pools) > 1:
+            kinds = f"{item['num_gpus']} in {len(pools)} pools"
+            table.add_row(
+                label, kinds, *[""] * 3, f"{item['usd_per_month']:,.0f}", *[""] * 2, f"{item['peak_utilisation']:.0%}"
+            )
+        for pool in pools:
+            table.add_row(
+                label if len(pools) == 1 else f"  {serves(pool)}",
+                f"{pool['num_gpus']} {pool['gpu']}",
+                _layout(pool),
+                f"{pool['precision']['weights']}/{pool['precision']['kv_cache']}",
+                f"{pool['max_num_seqs']}/{pool['max_num_batched_tokens']}",
+                f"{pool['usd_per_month']:,.0f}",
+                _ms(pool, "ttft", shown),
+                _ms(pool, "tpot", shown),
+                f"{pool['peak_utilisation']:.0%}",
+            )
     return table
 
 
@@ -112,6 +125,12 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
     chosen = next((item for item in payload["options"] if item["id"] == payload["recommended"]), None)
     if chosen is None:
         return []
+    title = "Deployed" if "fixed" in payload else "Recommended"
+    lines = [line for pool in chosen.get("pools", [chosen]) for line in _deployed(pool, title)]
+    return [Text(line) for line in [*lines, *class_lines(chosen)]]
+
+
+def _deployed(chosen: dict[str, Any], title: str) -> list[str]:
     errors = chosen["accuracy"]
     if errors["quoted"]:
         known = f"host times {errors['host_origin'] or 'not fitted'}"
@@ -124,8 +143,9 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
         )
     price = chosen["usd_per_gpu_hour"]
     replicas = "the replica" if chosen["replicas"] == 1 else f"each of {chosen['replicas']} replicas"
-    lines = [
-        f"\n{'Deployed' if 'fixed' in payload else 'Recommended'}, on {replicas}:",
+    whose = f" for {serves(chosen)}" if "serves" in chosen else ""
+    return [
+        f"\n{title}{whose}, on {replicas}:",
         _shell_lines(chosen["vllm_command"]),
         f"Calibration: {chosen['calibrated']} the measured range"
         + (f" ({', '.join(chosen['outside_because'])})" if chosen["outside_because"] else "")
@@ -134,7 +154,6 @@ def _deploy(payload: dict[str, Any]) -> list[RenderableType]:
         *_precision_lines(chosen["precision"]),
         f"Price: ${price['value']:.2f} per GPU hour ({price['origin']}, {price['date']}).",
     ]
-    return [Text(line) for line in lines]
 
 
 def _precision_lines(precision: dict[str, Any]) -> list[str]:

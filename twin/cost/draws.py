@@ -9,8 +9,10 @@ Datasheet facts are not drawn, nor single table entries, whose errors average ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import exp, log, sqrt
-from typing import TypeVar, get_args
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.random import Generator
@@ -31,6 +33,14 @@ LEAST_STRETCH = 0.1
 
 FIRST: tuple[Family, ...] = ("gemm", "decode_attention", "prefill_attention", "all_reduce", "elementwise")
 """Families drawn before the host, in this order; later ones follow it, so that they do not change a dense model's draws."""
+
+ATTENTION: tuple[Family, ...] = ("decode_attention", "prefill_attention")
+EXCHANGED: tuple[Family, ...] = ("all_reduce", "exchanges")
+POWER = {"flops_per_s": -1, "bytes_per_s": -1, "launch_s": 1, "p": 0}
+"""How a kernel's coefficients enter its time."""
+
+OF_A_STEP = ("step_s", "sequence_s", "token_s", "launch_s", "kernel_overlap_s", "reduce_skew_s")
+"""Host figures that are part of a step, not of a request."""
 
 Fit = TypeVar("Fit", Kernel, Copy)
 Member = TypeVar("Member", Attention, Latent, Recurrent, ExpertKernel)
@@ -55,6 +65,49 @@ def draw(profile: HardwareProfile, rng: Generator) -> HardwareProfile:
     update["exchanges"] = tuple(_collective(fit, shift["exchanges"]) for fit in kernels.exchanges)
     update["gemm"] = {dtype: (known | others)[dtype] for dtype in kernels.gemm}
     return profile.model_copy(update={"kernels": kernels.model_copy(update=update), "host": host})
+
+
+NOTHING: Mapping[Any, float] = MappingProxyType({})
+
+
+def stretched(
+    profile: HardwareProfile, families: Mapping[Family, float] = NOTHING, host: Mapping[str, float] = NOTHING
+) -> HardwareProfile:
+    """The profile with every kernel of a family and every host figure that is named so many times as long; exact."""
+    kernels, by = profile.kernels, {family: 1.0 for family in get_args(Family)} | dict(families)
+    update: dict[str, object] = {
+        name: tuple(
+            fit.model_copy(update={"kernel": _stretched(fit.kernel, by[name])}) for fit in getattr(kernels, name)
+        )
+        for name in (*ATTENTION, *LABELLED)
+    }
+    update |= {name: tuple(_collective(fit, by[name]) for fit in getattr(kernels, name)) for name in EXCHANGED}
+    known = dense(kernels)
+    update["gemm"] = {k: _stretched(fit, by["gemm" if k in known else "formats"]) for k, fit in kernels.gemm.items()}
+    update["elementwise"] = _stretched(kernels.elementwise, by["elementwise"])
+    figures: dict[str, Estimate] = {} if profile.host is None else dict(profile.host)
+    moved = {
+        name: figure.model_copy(update={"value": figure.value * factor})
+        for name, factor in host.items()
+        if isinstance(figure := figures.get(name), Estimate)
+    }
+    drawn = None if profile.host is None else profile.host.model_copy(update=moved)
+    return profile.model_copy(update={"kernels": kernels.model_copy(update=update), "host": drawn})
+
+
+def slower(profile: HardwareProfile, factor: float) -> HardwareProfile:
+    """The profile on which every engine step takes ``factor`` times as long: kernels and what the host adds to a step."""
+    return stretched(profile, dict.fromkeys(get_args(Family), factor), dict.fromkeys(OF_A_STEP, factor))
+
+
+def _stretched(fit: Fit, factor: float) -> Fit:
+    """Every time ``factor`` times as long: rates divided, launch multiplied."""
+    update = {
+        name: found.model_copy(update={"value": found.value * factor**sign})
+        for name, sign in POWER.items()
+        if (found := getattr(fit, name, None)) is not None
+    }
+    return fit.model_copy(update=update)
 
 
 def _members(fits: tuple[Member, ...], slower: float, rng: Generator) -> tuple[Member, ...]:
@@ -105,9 +158,8 @@ def _lognormal(figure: Estimate, rng: Generator, least: float = 0.0) -> Estimate
 
 def _kernel(fit: Fit, slower: float, rng: Generator) -> Fit:
     """Coefficients drawn, then every time ``slower`` times as long: rates divided, launch multiplied."""
-    power = {"flops_per_s": -1, "bytes_per_s": -1, "launch_s": 1, "p": 0}
     update: dict[str, Estimate] = {}
-    for name, sign in power.items():
+    for name, sign in POWER.items():
         if hasattr(fit, name):
             found = _lognormal(getattr(fit, name), rng, least=1.0 if name == "p" else 0.0)
             update[name] = found.model_copy(update={"value": found.value * slower**sign})

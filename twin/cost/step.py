@@ -254,6 +254,15 @@ class StepModel:
             seconds += self.throttle_s(tokens, attention, seconds) + self.launching_s(tokens, seconds)
         return seconds
 
+    @property
+    def profile(self) -> HardwareProfile:
+        """The device that the steps run on."""
+        return self._profile
+
+    def computing_s(self, tokens: NDArray[np.int64]) -> Floats:
+        """Of steps with so many tokens, the seconds in kernels that computing bounds; prefill attention not counted."""
+        return np.frombuffer(self._compute_s)[np.minimum(tokens, len(self._compute_s) - 1)]
+
     def launching_s(self, tokens: int, seconds: float) -> float:
         """What a step of ``seconds`` waits for the host, which launches every kernel of a step too large for CUDA graphs.
 

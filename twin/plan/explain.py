@@ -12,14 +12,14 @@ import numpy as np
 
 from twin.base import InputError
 from twin.cost.breakdown import RESOURCES, Breakdown, breakdown
-from twin.plan.evaluate import Outcome, simulated
 from twin.plan.next_steps import fleet_of, next_steps
 from twin.plan.promise import HEADROOM, Fleet
 from twin.plan.request import PlanRequest
-from twin.plan.screen import DECODES
-from twin.plan.space import ReplicaKind
-from twin.plan.workload import BUSIEST_S, Workload, bound_text
 from twin.results.metrics import summarize
+from twin.search.evaluate import Outcome, simulated
+from twin.search.screen import DECODES
+from twin.search.space import ReplicaKind
+from twin.search.workload import BUSIEST_S, Workload, bound_text
 
 NEARLY_FULL = 0.9
 """Share of the seats, or of the requests that the KV cache holds, from which they bound the batch."""

@@ -9,12 +9,14 @@ import numpy as np
 
 from twin.cluster.deploy import fleet_of
 from twin.cluster.simulation import Fleet
-from twin.plan.evaluate import Deployment, Outcome, evaluate
+from twin.plan.answer import SCHEMA_VERSION, notes_of, traffic
 from twin.plan.option import option
-from twin.plan.plan import SCHEMA_VERSION, Plan, PlanRequest, notes_of, traffic
-from twin.plan.screen import capacity_per_s, curve, most_decodes
-from twin.plan.space import MAX_NUM_SEQS, Candidate, ReplicaKind
-from twin.plan.workload import Workload
+from twin.plan.plan import Plan
+from twin.plan.request import PlanRequest
+from twin.search.evaluate import Deployment, Outcome, evaluate
+from twin.search.screen import capacity_per_s, curve, most_decodes
+from twin.search.space import MAX_NUM_SEQS, Candidate, ReplicaKind
+from twin.search.workload import Workload
 from twin.spec.engine import EngineSettings
 from twin.spec.scenario import Scenario
 
@@ -40,7 +42,15 @@ class _Today:
             candidate, self.fleet.config, self.fleet.cost, usd, rate / self.capacity_per_s, self.fleet.routing
         )
         bounds, span = request.slo.bounds, load.busiest_span_s
-        return evaluate(deployment, load.trace, bounds, headroom=request.headroom, busiest_span_s=span, full=True)
+        return evaluate(
+            deployment,
+            load.trace,
+            bounds,
+            headroom=request.headroom,
+            busiest_span_s=span,
+            full=True,
+            wants=request.wants,
+        )
 
 
 def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
@@ -121,7 +131,7 @@ def _today(request: PlanRequest, scenario: Scenario) -> _Today:
     tables = max(config.max_num_batched_tokens, 2 * max(MAX_NUM_SEQS))
     kind = ReplicaKind(request.model, scenario.profile, candidate.layout, blocks, config.block_size, tables)
     seats = np.array([config.max_num_seqs])
-    most = most_decodes(request.load, seats, blocks[0], config.block_size)
+    most = most_decodes(kind, request.load, seats, blocks[0])
     capacity = capacity_per_s(kind, curve(kind, request.load, config.max_num_batched_tokens), most)
     return _Today(request, candidate, fleet, float(capacity[0]))
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from twin.cost.layout import Layout
 from twin.cost.memory import MemoryBudget, memory_budget
-from twin.plan.evaluate import Outcome
 from twin.plan.promise import Fleet, Promise
 from twin.plan.request import PlanRequest
-from twin.plan.space import (
+from twin.search.evaluate import Outcome
+from twin.search.space import (
     MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
     TENSOR_PARALLEL_SIZES,

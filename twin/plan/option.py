@@ -9,11 +9,12 @@ import numpy as np
 
 from twin.base import Estimate
 from twin.engine.config import EngineConfig
-from twin.plan.evaluate import Outcome
+from twin.plan.asked import bounds_of, extras
 from twin.plan.measured import kernel_mapes, outside
-from twin.plan.space import Candidate
-from twin.plan.workload import Workload
 from twin.results.money import usd_per_month, usd_per_mtok
+from twin.search.evaluate import Outcome
+from twin.search.space import Candidate
+from twin.search.workload import Workload
 from twin.spec.accuracy import load_accuracy, quoted
 from twin.spec.hardware import HardwareProfile
 from twin.spec.model import ModelSpec
@@ -78,16 +79,7 @@ def option(
         "usd_per_mtok": usd_per_mtok(hourly, float(str(outcome.summary["output_throughput"]))),
         "usd_per_gpu_hour": price.model_dump(mode="json"),
         "metrics": outcome.summary,
-        "bounds": [
-            {
-                "metric": b.metric,
-                "quantile": b.quantile,
-                "seconds": b.seconds,
-                "worst_s": value,
-                "busiest_s": busiest,
-            }
-            for b, value, busiest in zip(outcome.bounds, outcome.values_s, outcome.busiest_s, strict=True)
-        ],
+        "bounds": bounds_of(outcome),
         "load": outcome.load,
         "peak_utilisation": outcome.deployment.utilisation,
         "slo_met": outcome.slo_met,
@@ -96,6 +88,7 @@ def option(
         "accuracy": accuracy(model, profile, candidate),
         "precision": precision(model, profile, candidate),
         "vllm_command": vllm_command(model_name, candidate, config, gpu_memory_utilization),
+        **extras(outcome),
     }
 
 

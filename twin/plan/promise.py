@@ -1,4 +1,4 @@
-"""What a fleet sustains at a promise, in the closed form of :mod:`twin.plan.screen` and with the tails of a simulation.
+"""What a fleet sustains at a promise, in the closed form of :mod:`twin.search.screen` and with the tails of a simulation.
 
 A promised quantile is taken as that of requests alone on the replica, and on top of it a multiple of what the closed-form
 mean exceeds the mean of an idle replica by. The simulated option tells the multiple; that it is the same at other rates, and
@@ -14,8 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
-from twin.plan.evaluate import Outcome
-from twin.plan.screen import (
+from twin.results.money import usd_per_month
+from twin.search.evaluate import Outcome
+from twin.search.screen import (
     Curve,
     capacity_per_s,
     curve,
@@ -25,9 +26,8 @@ from twin.plan.screen import (
     requests_held,
     unloaded_s,
 )
-from twin.plan.space import Candidate, ReplicaKind
-from twin.plan.workload import Floats, Workload, bound_text
-from twin.results.money import usd_per_month
+from twin.search.space import Candidate, ReplicaKind
+from twin.search.workload import Floats, Workload, bound_text
 from twin.spec.slo import Bound
 
 RATES = 1000

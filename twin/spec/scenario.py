@@ -21,11 +21,13 @@ from pydantic import (
 )
 
 from twin.base import Frozen, InputError, parse_share
+from twin.spec.classes import RequestClass, check_classes
 from twin.spec.engine import EngineSettings
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.hypothetical import Hypothetical, hypothetical
 from twin.spec.layout import Fabric, check_layout, replica_gpus
 from twin.spec.model import ModelSpec, load_model
+from twin.spec.objectives import USUAL_OBJECTIVES, Objectives
 from twin.spec.precision import KvCacheDtype, Quantization, check_precision
 from twin.spec.prices import PriceKind
 from twin.spec.slo import Budget, Slo
@@ -138,6 +140,17 @@ class Scenario(Frozen):
     seed: NonNegativeInt = 0
     client: Client | None = None
     verify: VerifyBounds = VerifyBounds()
+    classes: tuple[RequestClass, ...] = ()
+    objectives: Objectives = USUAL_OBJECTIVES
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[RequestClass, ...]) -> tuple[RequestClass, ...]:
+        try:
+            check_classes(classes)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return classes
 
     @field_serializer("budget", when_used="unless-none")
     def _budget(self, budget: Budget) -> Any:

@@ -18,11 +18,12 @@ _QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)\s*:\s*(.+)")
 
 
 class Bound(Frozen):
-    """At least a share ``quantile`` of requests stays within ``seconds``."""
+    """At least a share ``quantile`` of requests, of those of ``request_class`` where one is named, stays within ``seconds``."""
 
     metric: Latency
     quantile: float = Field(DEFAULT_QUANTILE, gt=0, lt=1)
     seconds: float = Field(gt=0)
+    request_class: str | None = None
 
     def __str__(self) -> str:
         """``p99:500ms``, which :func:`parse_bound` reads back."""
@@ -50,7 +51,9 @@ class Slo(Frozen):
 
     @model_serializer
     def _write(self) -> dict[str, str | list[str]]:
-        by_metric = {name: [str(b) for b in self.bounds if b.metric == name] for name in LATENCIES}
+        """The bounds of all requests; those of a class are written with their class."""
+        every = [bound for bound in self.bounds if bound.request_class is None]
+        by_metric = {name: [str(b) for b in every if b.metric == name] for name in LATENCIES}
         return {name: texts[0] if len(texts) == 1 else texts for name, texts in by_metric.items() if texts}
 
     @classmethod
@@ -59,9 +62,12 @@ class Slo(Frozen):
         given: dict[Latency, str | None] = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
         return cls(bounds=tuple(parse_bound(name, text) for name, text in given.items() if text is not None))
 
-    def request_bounds_s(self) -> dict[str, float]:
-        """Seconds that a good request meets: per metric, the bound of its highest quantile."""
-        ordered = sorted(self.bounds, key=lambda bound: bound.quantile)
+    def request_bounds_s(self, request_class: str | None = None) -> dict[str, float]:
+        """Seconds that a good request (of a class) meets: per metric, the bound of its highest quantile, of its class before
+        that of all requests.
+        """
+        meant = [bound for bound in self.bounds if bound.request_class in (None, request_class)]
+        ordered = sorted(meant, key=lambda bound: (bound.request_class is not None, bound.quantile))
         return {bound.metric: bound.seconds for bound in ordered}
 
 

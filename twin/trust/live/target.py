@@ -12,7 +12,7 @@ from twin.base import InputError
 from twin.cluster.deploy import fleet_of
 from twin.cluster.simulation import Fleet
 from twin.plan.option import vllm_command
-from twin.plan.space import Candidate
+from twin.search.space import Candidate
 from twin.spec.engine import EngineSettings
 from twin.spec.hardware import HardwareProfile, load_profile, profile_names
 from twin.spec.model import ModelSpec

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from twin.cluster.requests import RequestTable
 from twin.engine.config import EngineConfig
-from twin.plan.evaluate import Deployment, Measured, Outcome, measure, simulated
-from twin.plan.journal import Journal
-from twin.plan.screen import Screen
-from twin.plan.workload import BUSIEST_S, Workload
+from twin.search.evaluate import Deployment, Measured, Outcome, measure, simulated
+from twin.search.executors import Executor, ExecutorName, Lost, open_executor
+from twin.search.figures import NOTHING_ELSE, Wants
+from twin.search.journal import Journal, trace_digest
+from twin.search.screen import Screen
+from twin.search.workload import BUSIEST_S, Workload
 from twin.spec.kv_groups import KvGroup
 from twin.spec.slo import Bound
 from twin.spec.versions import MODELLED_VLLM, VersionName
 from twin.traffic.trace import Trace
-
-if TYPE_CHECKING:
-    from twin.plan.executors import Executor
 
 Fidelity = Literal["slice", "peak_hour", "whole"]
 Progress = Callable[[str, int, int], None]
@@ -69,7 +69,9 @@ class Simulator:
         default_factory=lambda: {"slice": {}, "peak_hour": {}, "whole": {}}
     )
     lost: list[str] = field(default_factory=list)
-    _executor: Executor | None = field(default=None, init=False, repr=False)
+    wants: Wants = NOTHING_ELSE
+    _keys: dict[Fidelity, str] = field(default_factory=dict, init=False, repr=False)
+    _executor: Executor[tuple[int, Fidelity], Measured] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         staged = any(kind.layout.pipeline_parallel_size > 1 for kind in self.screen.kinds)
@@ -114,6 +116,13 @@ class Simulator:
         )
         return Deployment(candidate, config, kind.step, float(screen.usd_per_hour[row]), float(screen.utilisation[row]))
 
+    def key(self, fidelity: Fidelity) -> str:
+        """Under which the journal keeps simulations: what beside the candidate decides their figures."""
+        if fidelity not in self._keys:
+            said = f"{trace_digest(self.traces[fidelity])} {self.load.busiest_span_s} {self.bounds} {self.wants}"
+            self._keys[fidelity] = f"{fidelity}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        return self._keys[fidelity]
+
     def outcome(self, row: int, measured: Measured) -> Outcome:
         return Outcome(self.deployment(row), measured, self.bounds, self.headroom)
 
@@ -122,22 +131,20 @@ class Simulator:
         cache, total = self.done[fidelity], self.max_whole if fidelity == "whole" else self.max_evaluations
         names = {row: self.screen.candidate(row).id for row in dict.fromkeys(rows) if row not in cache}
         for row, name in names.items():
-            if (known := self.journal.get(fidelity, name)) is not None:
+            if (known := self.journal.get(self.key(fidelity), name)) is not None:
                 cache[row] = self.outcome(row, known)
         missing = [row for row in names if row not in cache]
 
         def keep(at: int, measured: Measured) -> None:
             row = missing[at]
             cache[row] = self.outcome(row, measured)
-            self.journal.put(fidelity, names[row], measured)
+            self.journal.put(self.key(fidelity), names[row], measured)
             self.progress(STAGES[fidelity], len(cache), total)
 
         if self._executor is None or len(missing) == 1:
             for at, row in enumerate(missing):
                 keep(at, self.run(row, fidelity))
         elif missing:
-            from twin.plan.executors import Lost
-
             for row, found in zip(missing, self._executor.map([(row, fidelity) for row in missing], keep), strict=True):
                 if isinstance(found, Lost):
                     cache[row] = self.outcome(row, Measured.lost(len(self.bounds)))
@@ -148,20 +155,19 @@ class Simulator:
         """One simulation. Of the whole trace also against its busiest five minutes, and with every metric."""
         whole = fidelity == "whole"
         span = self.load.busiest_span_s if whole else None
-        return measure(self.deployment(row), self.traces[fidelity], self.bounds, busiest_span_s=span, full=whole)
+        deployment, trace = self.deployment(row), self.traces[fidelity]
+        return measure(deployment, trace, self.bounds, busiest_span_s=span, full=whole, wants=self.wants)
 
     def requests(self, row: int) -> RequestTable:
         """Every request of the whole trace, simulated once more."""
         return simulated(self.deployment(row), self.load.trace).table
 
     @contextmanager
-    def workers(self, jobs: int, executor: str = "local", address: str | None = None) -> Iterator[None]:
+    def workers(self, jobs: int, executor: ExecutorName = "local", address: str | None = None) -> Iterator[None]:
         """Simulate on ``jobs`` processes, or on a cluster, while inside. The results are the same for any number."""
         if jobs <= 1 and executor == "local":
             yield
             return
-        from twin.plan.executors import open_executor
-
         alone = replace(self, progress=silent, journal=Journal({}), done={"slice": {}, "peak_hour": {}, "whole": {}})
         with open_executor(executor, _evaluated, alone, jobs=jobs, address=address) as self._executor:
             try:

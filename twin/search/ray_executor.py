@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import Any, Generic
 
 from twin.base import InputError
-from twin.plan.executors import MOST_TRIES, Function, Item, Lost, Result, Shared, died, ignore
+from twin.search.executors import MOST_TRIES, Function, Item, Lost, Result, Shared, died, ignore
 
 CONNECT_S = 2.0
 TRIAL_S = 10.0
@@ -32,7 +32,7 @@ TRIAL = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, con
 def on_ray(
     function: Function[Shared, Item, Result], shared: Shared, *, jobs: int, address: str | None
 ) -> Iterator[RayTasks[Item, Result]]:
-    """As :func:`twin.plan.executors.open_executor`. A cluster that runs already is only left; a Ray that this process
+    """As :func:`twin.search.executors.open_executor`. A cluster that runs already is only left; a Ray that this process
     is connected to already stays connected."""
     try:
         import ray
@@ -115,7 +115,7 @@ class RayTasks(Generic[Item, Result]):
         self._given = given
 
     def map(self, items: Sequence[Item], done: Callable[[int, Result], None] = ignore) -> list[Result | Lost[Item]]:
-        """As :meth:`twin.plan.executors.Executor.map`."""
+        """As :meth:`twin.search.executors.Executor.map`."""
         import ray
         from ray.exceptions import RayError
 

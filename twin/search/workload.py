@@ -118,5 +118,6 @@ def make_workload(
 
 
 def bound_text(bound: Bound) -> str:
-    """``p99 TTFT of 500 ms``."""
-    return f"p{bound.quantile * 100:g} {bound.metric.upper()} of {bound.seconds * 1e3:g} ms"
+    """``p99 TTFT of 500 ms``, ``p99 TTFT of 500 ms for chat``."""
+    whose = "" if bound.request_class is None else f" for {bound.request_class}"
+    return f"p{bound.quantile * 100:g} {bound.metric.upper()} of {bound.seconds * 1e3:g} ms{whose}"

@@ -10,7 +10,7 @@ over one set of experts; pipeline stages where no other layout starts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -23,7 +23,7 @@ from twin.cost.layout import Layout
 from twin.cost.memory import MemoryBudget, memory_budget
 from twin.cost.spread import spread_step_model
 from twin.cost.step import StepModel
-from twin.plan.precisions import Precisions
+from twin.search.precisions import Precisions
 from twin.spec.hardware import HardwareProfile
 from twin.spec.layout import broken_rule, replica_gpus
 from twin.spec.model import ModelSpec
@@ -34,6 +34,38 @@ DATA_PARALLEL_SIZES = (1, 2, 4, 8)
 MAX_NUM_SEQS = (64, 128, 256, 512, 1024)
 MAX_NUM_BATCHED_TOKENS = (2048, 4096, 8192, 16384)
 USUAL_PRECISIONS = Precisions()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user admits of a replica: at most ``max_num_seqs`` seats, and these ``tensor_parallel_sizes`` (empty: any)."""
+
+    max_num_seqs: int | None = None
+    tensor_parallel_sizes: tuple[int, ...] = ()
+
+    @property
+    def seats(self) -> tuple[int, ...]:
+        """Those of ``MAX_NUM_SEQS`` within the limit; a limit below all of them is the only one tried."""
+        limit = self.max_num_seqs
+        return tuple(size for size in MAX_NUM_SEQS if limit is None or size <= limit) or (limit or MAX_NUM_SEQS[0],)
+
+    def refusals(self) -> dict[str, int]:
+        """Per seats beyond the limit a reason, and how many settings of a layout it refuses."""
+        beyond = [size for size in MAX_NUM_SEQS if size not in self.seats]
+        return {
+            f"max_num_seqs {n} is above --max-num-seqs {self.max_num_seqs}": len(MAX_NUM_BATCHED_TOKENS) for n in beyond
+        }
+
+    def obstacle(self, layout: Layout) -> str | None:
+        """Why a layout is not admitted, in one clause; ``None`` if it is."""
+        sizes = self.tensor_parallel_sizes
+        if sizes and layout.tensor_parallel_size not in sizes:
+            asked = ",".join(map(str, sizes))
+            return f"tensor_parallel_size {layout.tensor_parallel_size} is not among --tensor-parallel-size {asked}"
+        return None
+
+
+ANY_SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
@@ -81,48 +113,12 @@ class Candidate:
         )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a plan may use: most USD per hour, GPUs and watts; ``usd_per_gpu_hour`` and ``gpu_watts`` by
-    GPU.
-    """
-
-    usd_per_gpu_hour: Mapping[str, float]
-    gpu_watts: Mapping[str, float]
-    usd_per_hour: float = np.inf
-    num_gpus: float = np.inf
-    watts: float = np.inf
-    max_gpus: float = np.inf
-    node_size: int = 1
-
-    def violation(self, gpu: str, num_gpus: int) -> str | None:
-        """Why ``num_gpus`` of this GPU may not be bought; ``None`` if they may."""
-        over = (
-            num_gpus * self.usd_per_gpu_hour[gpu] > self.usd_per_hour * (1 + 1e-9)
-            or num_gpus > self.num_gpus
-            or num_gpus * self.gpu_watts[gpu] > self.watts * (1 + 1e-9)
-        )
-        if over:
-            return OVER_BUDGET
-        if num_gpus > self.max_gpus:
-            return OVER_MAX_GPUS
-        return NOT_WHOLE_NODES if num_gpus % self.node_size else None
-
-
-OVER_BUDGET = "over the budget"
-OVER_MAX_GPUS = "more GPUs than --max-gpus"
-NOT_WHOLE_NODES = "leaves GPUs of a node unused"
-PURSE = (OVER_BUDGET, OVER_MAX_GPUS)
-"""Refusals that more money or more GPUs would lift."""
-
-
 @dataclass(frozen=True, eq=False)
 class ReplicaKind:
     """A replica's GPU and layout, with the KV blocks of each engine setting; ``memory`` tells how they are used (of one
     setting that starts; ``None``: full attention in blocks of ``block_size`` tokens).
 
-    ``num_gpu_blocks`` int64 (len(MAX_NUM_SEQS), len(MAX_NUM_BATCHED_TOKENS)); 0 where the engine cannot
-    start.
+    ``num_gpu_blocks`` int64 (len(seats), len(MAX_NUM_BATCHED_TOKENS)); 0 where the engine cannot start.
     """
 
     model: ModelSpec
@@ -132,6 +128,7 @@ class ReplicaKind:
     block_size: int = 16
     max_tokens: int = max(MAX_NUM_BATCHED_TOKENS)
     memory: MemoryBudget | None = None
+    seats: tuple[int, ...] = MAX_NUM_SEQS
 
     @property
     def num_gpus(self) -> int:
@@ -157,7 +154,7 @@ class ReplicaKind:
             replicas,
             layout.quantization,
             layout.kv_cache_dtype,
-            MAX_NUM_SEQS[seqs],
+            self.seats[seqs],
             MAX_NUM_BATCHED_TOKENS[tokens],
             layout.pipeline_parallel_size,
             layout.data_parallel_size,
@@ -173,6 +170,7 @@ def replica_kinds(
     gpu_memory_utilization: float,
     block_size: int = 16,
     precisions: Precisions = USUAL_PRECISIONS,
+    settings: Settings = ANY_SETTINGS,
 ) -> tuple[list[ReplicaKind], Counter[str]]:
     """Every GPU and layout on which some engine setting starts, and how many settings were refused for
     which reason.
@@ -184,20 +182,25 @@ def replica_kinds(
         for cut in layouts(model, profile, started):
             for quantization, kv in product(*precisions.of(model)):
                 layout = replace(cut, quantization=quantization, kv_cache_dtype=kv)
-                reason = _layout_obstacle(model, profile, layout) or precisions.obstacle(
-                    model, profile, quantization, kv
+                reason = (
+                    settings.obstacle(layout)
+                    or layout_obstacle(model, profile, layout)
+                    or precisions.obstacle(model, profile, quantization, kv)
                 )
                 if reason:
                     refused[reason] += len(MAX_NUM_SEQS) * len(MAX_NUM_BATCHED_TOKENS)
                     continue
                 blocks, short, memory = _blocks(
-                    model, profile, layout, max_model_len, gpu_memory_utilization, block_size
+                    model, profile, layout, max_model_len, gpu_memory_utilization, block_size, settings.seats
                 )
                 refused += short
+                refused.update(settings.refusals())
                 if memory is None:
                     continue
-                kind = ReplicaKind(model, profile, layout, blocks, memory.block_size, memory=memory)
-                if reason := _unpriced(kind):
+                kind = ReplicaKind(
+                    model, profile, layout, blocks, memory.block_size, memory=memory, seats=settings.seats
+                )
+                if reason := unpriced_kind(kind):
                     refused[reason] += int((blocks > 0).sum())
                     continue
                 found.append(kind)
@@ -229,14 +232,15 @@ def _blocks(
     max_model_len: int,
     gpu_memory_utilization: float,
     block_size: int,
+    seats: tuple[int, ...],
 ) -> tuple[NDArray[np.int64], Counter[str], MemoryBudget | None]:
     """KV blocks of each engine setting of a layout, 0 where it cannot start; how many cannot for which reason; and the
     memory of one that can.
     """
     short: Counter[str] = Counter()
     starts: MemoryBudget | None = None
-    blocks = np.zeros((len(MAX_NUM_SEQS), len(MAX_NUM_BATCHED_TOKENS)), dtype=np.int64)
-    for (i, seqs), (j, tokens) in product(enumerate(MAX_NUM_SEQS), enumerate(MAX_NUM_BATCHED_TOKENS)):
+    blocks = np.zeros((len(seats), len(MAX_NUM_BATCHED_TOKENS)), dtype=np.int64)
+    for (i, seqs), (j, tokens) in product(enumerate(seats), enumerate(MAX_NUM_BATCHED_TOKENS)):
         budget = memory_budget(
             model,
             profile,
@@ -260,7 +264,7 @@ def _blocks(
     return blocks, short, starts
 
 
-def _unpriced(kind: ReplicaKind) -> str | None:
+def unpriced_kind(kind: ReplicaKind) -> str | None:
     """Which kernels of a kind its GPU was not measured with; ``None`` if it can be priced."""
     try:
         kind.step  # noqa: B018  (priced where it is first asked for)
@@ -269,7 +273,8 @@ def _unpriced(kind: ReplicaKind) -> str | None:
     return None
 
 
-def _layout_obstacle(model: ModelSpec, profile: HardwareProfile, layout: Layout) -> str | None:
+def layout_obstacle(model: ModelSpec, profile: HardwareProfile, layout: Layout) -> str | None:
+    """Why no replica is laid out so on this GPU, in one clause; ``None`` if one can be."""
     tp = layout.tensor_parallel_size
     if tp > profile.facts.num_gpus_per_node:
         return f"{profile.name} has fewer GPUs in a node than tensor_parallel_size {tp}"

@@ -90,7 +90,7 @@ def open_executor(
     if jobs < 1:
         raise InputError(f"{jobs} jobs cannot evaluate anything; at least 1 is needed")
     if name == "ray":
-        from twin.plan.ray_executor import on_ray
+        from twin.search.ray_executor import on_ray
 
         with on_ray(function, shared, jobs=jobs, address=address) as remote:
             yield remote

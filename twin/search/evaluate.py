@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from twin.cluster.requests import RequestTable
 from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
-from twin.plan.space import Candidate
-from twin.plan.workload import BUSIEST_S, bound_text
+from twin.results.energy import Span
 from twin.results.metrics import load_state, summarize
+from twin.search.figures import NOTHING_ELSE, Wants, figures_of, held, latency_sides, p99_s, quantile_s, quantiles_s
+from twin.search.space import Candidate
+from twin.search.workload import BUSIEST_S, bound_text
 from twin.spec.slo import LATENCIES, Bound, Slo
 from twin.traffic.trace import Trace
+
+__all__ = ["Deployment", "Measured", "Outcome", "evaluate", "measure", "quantile_s", "simulated"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,12 @@ class Deployment:
     usd_per_hour: float
     utilisation: float
     routing: str = "least_loaded"
+
+    @property
+    def limit_w(self) -> float:
+        """The power limit of all boards; NaN where none is known."""
+        board = self.step.profile.facts.board_power_w
+        return self.candidate.num_gpus * board.value if board else float("nan")
 
     @property
     def fleet(self) -> Fleet:
@@ -49,7 +58,8 @@ class Measured:
     """What one simulation says, in plain numbers: a journal, another process or another machine can carry it.
 
     ``values_s``: per bound, its quantile in seconds, the worse of whole trace and busiest minutes (``busiest_s``). ``p99_s``
-    of ttft, tpot and e2el. ``summary``: every metric, where it was asked for.
+    of ttft, tpot and e2el. ``summary``: every metric, where it was asked for. ``figures``, ``windows`` and ``classes``: what
+    :class:`twin.search.figures.Wants` asked for besides.
     """
 
     values_s: tuple[float, ...]
@@ -57,6 +67,9 @@ class Measured:
     p99_s: Mapping[str, float]
     load: str
     summary: Mapping[str, object] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    windows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -71,7 +84,8 @@ class Measured:
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """The inverse of :meth:`as_json`, exact. Raises :class:`KeyError` where a field is missing."""
         values, busiest = tuple(map(float, data["values_s"])), tuple(map(float, data["busiest_s"]))
-        return cls(values, busiest, dict(data["p99_s"]), str(data["load"]), dict(data["summary"]))
+        more = {name: dict(data[name]) for name in ("summary", "figures", "windows", "classes")}
+        return cls(values, busiest, dict(data["p99_s"]), str(data["load"]), **more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +124,19 @@ class Outcome:
     def summary(self) -> Mapping[str, object]:
         return self.measured.summary
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return self.measured.figures
+
+    @property
+    def windows(self) -> Mapping[str, Mapping[str, float]]:
+        return self.measured.windows
+
+    @property
+    def limit_w(self) -> float:
+        """The power limit of all boards; NaN where none is known."""
+        return self.deployment.limit_w
+
     @cached_property
     def worst(self) -> float:
         return max((v / b.seconds for v, b in zip(self.values_s, self.bounds, strict=True)), default=0.0)
@@ -146,24 +173,13 @@ class Outcome:
         """(first, next tokens): the worst ratio to the TTFT and E2EL bounds and to the TPOT bounds, or p99
         in seconds.
         """
-        return self._ratio("ttft", "e2el"), self._ratio("tpot")
-
-    def _ratio(self, *metrics: str) -> float:
-        found = [v / b.seconds for v, b in zip(self.values_s, self.bounds, strict=True) if b.metric in metrics]
-        return max(found) if found else self.measured.p99_s[metrics[0]]
+        return latency_sides(self.values_s, self.bounds, self.measured.p99_s)
 
     @property
     def latency_score(self) -> float:
         """Lower is better: geometric mean of both sides of :attr:`latency`."""
         first, following = self.latency
         return float(np.sqrt(max(first, 1e-12) * max(following, 1e-12)))
-
-
-def quantile_s(table: RequestTable, metric: str, quantile: float) -> float:
-    """A quantile in seconds of ``ttft``, ``tpot`` or ``e2el``; 0 where no request defines it."""
-    values = getattr(table, f"{metric}_s")
-    values = values[~np.isnan(values)]
-    return float(np.quantile(values, quantile)) if values.size else 0.0
 
 
 def simulated(deployment: Deployment, trace: Trace) -> Simulated:
@@ -176,26 +192,35 @@ def measure(
     trace: Trace,
     bounds: Sequence[Bound],
     *,
-    busiest_span_s: tuple[float, float] | None = None,
+    busiest_span_s: Span | None = None,
     full: bool = False,
+    wants: Wants = NOTHING_ELSE,
 ) -> Measured:
     """Simulate ``trace``. With a ``busiest_span_s`` the bounds are also held against the requests arriving
     in it.
 
-    ``full`` computes every metric; without it ``summary`` stays empty, which is what a search needs.
+    ``full`` computes every metric, and what ``wants`` asks by class and window; without it ``summary`` stays empty, which is
+    what a search needs. Raises :class:`twin.base.InputError` for a bound of a class where the trace has no classes.
     """
     happened = simulated(deployment, trace)
-    table = happened.table
-    whole = tuple(quantile_s(table, bound.metric, bound.quantile) for bound in bounds)
-    busiest = whole
-    if busiest_span_s is not None and trace.duration_s > BUSIEST_S:
-        part = table.arriving(*busiest_span_s)
-        busiest = tuple(quantile_s(part, bound.metric, bound.quantile) for bound in bounds)
-    limits = Slo(bounds=tuple(bounds)).request_bounds_s()
-    summary = summarize(happened, limits) if full else {}
+    table, labels = happened.table, trace.request_class
+    whole = quantiles_s(table, labels, bounds)
+    span = busiest_span_s if trace.duration_s > BUSIEST_S else None
+    busiest = whole if span is None else quantiles_s(table, labels, bounds, span)
+    values = tuple(map(max, whole, busiest))
+    slo = Slo(bounds=tuple(bounds))
+    summary = summarize(happened, slo.request_bounds_s()) if full else {}
     load = str(summary["load"]) if full else load_state(happened)
-    p99 = {metric: quantile_s(table, metric, 0.99) for metric in LATENCIES}
-    return Measured(tuple(map(max, whole, busiest)), busiest, p99, load, summary)
+    good = held(table, labels, slo) if wants.needs_good(full) or any(bound.request_class for bound in bounds) else None
+    if full and good is not None:
+        summary["slo_attainment"] = float(good.mean())
+        summary["request_goodput"] = float(good.sum()) / float(str(summary["duration"]))
+    more = figures_of(happened, deployment.step, deployment.utilisation, trace, span, good, wants)
+    windows, classes = {}, {}
+    if full:
+        windows = wants.windows_of(happened, deployment.step, labels, bounds)
+        classes = {} if good is None else wants.classes_of(table, labels, bounds, values, busiest, good)
+    return Measured(values, busiest, p99_s(table), load, summary, more, windows, classes)
 
 
 def evaluate(
@@ -204,9 +229,10 @@ def evaluate(
     bounds: Sequence[Bound],
     *,
     headroom: float,
-    busiest_span_s: tuple[float, float] | None = None,
+    busiest_span_s: Span | None = None,
     full: bool = False,
+    wants: Wants = NOTHING_ELSE,
 ) -> Outcome:
     """As :func:`measure`, with the deployment that it was."""
-    measured = measure(deployment, trace, bounds, busiest_span_s=busiest_span_s, full=full)
+    measured = measure(deployment, trace, bounds, busiest_span_s=busiest_span_s, full=full, wants=wants)
     return Outcome(deployment, measured, tuple(bounds), headroom)

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.cost.step import CONTEXT_NODES
-from twin.plan.space import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, PURSE, Candidate, Limits, ReplicaKind
-from twin.plan.workload import Workload, bound_text, cached_tokens
+from twin.search.limits import PURSE, Limits
+from twin.search.space import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, Candidate, ReplicaKind
+from twin.search.workload import Workload, bound_text, cached_tokens
 from twin.spec.slo import Bound
 
 Floats = NDArray[np.float64]
@@ -176,7 +177,7 @@ def screen(
         setting, count = (grid.ravel() for grid in np.meshgrid(np.arange(len(settings)), replicas, indexing="ij"))
         rate = load.peak_rate_per_s / count
         utilisation = rate / capacity[setting]
-        ttft, tpot = _estimates(kind, load, settings[setting, 1], rate / kind.batches, utilisation, at)
+        ttft, tpot = estimates(kind, load, settings[setting, 1], rate / kind.batches, utilisation, at)
         gpus = count * kind.num_gpus
         reason = _bought(kind.profile.name, gpus, limits, names)
         above = f"utilisation above {1 - headroom:.0%} at the busiest five minutes"
@@ -199,11 +200,18 @@ def _missed_unloaded(kind: ReplicaKind, load: Workload, bounds: Sequence[Bound])
     """The bound that a request misses even alone on a replica of this kind, as a reason."""
     least = unloaded_s(kind, load)
     for bound in bounds:
-        values = least[bound.metric]
-        values = values[~np.isnan(values)]
-        if values.size and np.quantile(values, bound.quantile) > bound.seconds:
+        if quantile_alone_s(least, load, bound) > bound.seconds:
             return f"{bound_text(bound)} is missed even by requests alone on the replica"
     return None
+
+
+def quantile_alone_s(least: dict[str, Floats], load: Workload, bound: Bound) -> float:
+    """A bound's quantile of :func:`unloaded_s` over the requests of its class; 0 where none defines it."""
+    values = least[bound.metric]
+    if bound.request_class is not None:
+        values = values[np.asarray(load.trace.request_class == bound.request_class, dtype=bool)]
+    values = values[~np.isnan(values)]
+    return float(np.quantile(values, bound.quantile)) if values.size else 0.0
 
 
 def _capacities(kind: ReplicaKind, load: Workload, settings: Ints) -> tuple[Floats, dict[int, Curve]]:
@@ -211,14 +219,9 @@ def _capacities(kind: ReplicaKind, load: Workload, settings: Ints) -> tuple[Floa
     token budget.
     """
     curves = {j: curve(kind, load, MAX_NUM_BATCHED_TOKENS[j]) for j in np.unique(settings[:, 1]).tolist()}
-    seats = np.array(MAX_NUM_SEQS)[settings[:, 0]]
+    seats = np.array(kind.seats)[settings[:, 0]]
     blocks = kind.num_gpu_blocks[settings[:, 0], settings[:, 1]]
-    most = most_decodes(load, seats, blocks, kind.block_size)
-    if (
-        kind.memory is not None and len(kind.memory.kv_groups) > 1
-    ):  # windows and states hold less than the whole sequence
-        held = blocks / kind.memory.blocks_per_request(max(round(load.mean_resident_tokens), 1))
-        most = np.asarray(np.minimum(seats, held), dtype=np.float64)
+    most = most_decodes(kind, load, seats, blocks)
     capacity = np.empty(len(settings))
     for j, found in curves.items():
         rows = settings[:, 1] == j
@@ -226,10 +229,18 @@ def _capacities(kind: ReplicaKind, load: Workload, settings: Ints) -> tuple[Floa
     return capacity, curves
 
 
-def most_decodes(load: Workload, seats: Ints, num_gpu_blocks: Ints, block_size: int) -> Floats:
-    """Decodes that seats and KV cache admit at once: a mean request's tokens stay, less what it may share."""
-    held = (num_gpu_blocks - 1) * block_size / max(load.mean_resident_tokens, 1.0)
-    return np.asarray(np.minimum(seats, held), dtype=np.float64)
+def most_decodes(kind: ReplicaKind, load: Workload, seats: Ints, num_gpu_blocks: Ints) -> Floats:
+    """Decodes that a rank's seats and KV cache admit at once."""
+    return np.asarray(np.minimum(seats, requests_held(kind, load, num_gpu_blocks)), dtype=np.float64)
+
+
+def requests_held(kind: ReplicaKind, load: Workload, num_gpu_blocks: Ints) -> Floats:
+    """Requests that a KV cache holds at once: a mean request's tokens stay, less what it may share; of windows and states
+    less than its whole sequence.
+    """
+    if kind.memory is not None and len(kind.memory.kv_groups) > 1:
+        return num_gpu_blocks / kind.memory.blocks_per_request(max(round(load.mean_resident_tokens), 1))
+    return np.asarray((num_gpu_blocks - 1) * kind.block_size / max(load.mean_resident_tokens, 1.0), dtype=np.float64)
 
 
 def capacity_per_s(kind: ReplicaKind, found: Curve, decodes: Floats) -> Floats:
@@ -242,7 +253,7 @@ def capacity_per_s(kind: ReplicaKind, found: Curve, decodes: Floats) -> Floats:
     return np.asarray(rate, dtype=np.float64)
 
 
-def _estimates(
+def estimates(
     kind: ReplicaKind,
     load: Workload,
     tokens: Ints,

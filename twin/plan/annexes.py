@@ -1,0 +1,109 @@
+"""What stands beside the options of a plan: their bills, their risk, and why one of them is as fast as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twin.base import unknown_name
+from twin.plan.explain import explain
+from twin.plan.fleet import Pooled
+from twin.plan.request import PlanRequest
+from twin.plan.risk import RiskRequest, assess_plan
+from twin.results.bill import GpuGroup
+from twin.results.energy import kwh_per_month
+from twin.results.tco import cost_of
+from twin.risk.growth import Growth
+from twin.risk.what_if import Choose
+from twin.search.evaluate import Outcome
+from twin.search.space import ReplicaKind
+from twin.spec.prices import PriceBook, PriceKind
+from twin.traffic.synthetic import SyntheticTraffic
+
+Option = Outcome | Pooled
+
+
+@dataclass(frozen=True, eq=False)
+class Annexes:
+    """What is asked beside the options. Without a ``book`` there are no bills, without ``worlds`` no risk.
+
+    ``recipe`` and ``rate``: of made-up traffic, and how much it was sped up. ``explained``: an option's id or name.
+    """
+
+    book: PriceBook | None = None
+    price: PriceKind = "on_demand"
+    region: str | None = None
+    growth: Growth | None = None
+    worlds: int = 0
+    recipe: SyntheticTraffic | None = None
+    rate: float = 1.0
+    explained: str | None = None
+
+
+def money(asked: Annexes, request: PlanRequest, option: Option) -> dict[str, object]:
+    """The bill, its idle part and each other way to pay, under ``money``; nothing without a price book."""
+    if asked.book is None:
+        return {}
+    pools = (
+        [(pool.outcome, pool.share.request) for pool in option.pools]
+        if isinstance(option, Pooled)
+        else [(option, request)]
+    )
+    tree = cost_of(
+        [_gpus(outcome, own) for outcome, own in pools],
+        asked.price,
+        asked.book,
+        region=asked.region,
+        output_tokens_per_s=float(str(option.summary["output_throughput"])),
+        growth_per_month=asked.growth.per_month if asked.growth else 0.0,
+    )
+    return {"money": tree.as_json()}
+
+
+def _gpus(outcome: Outcome, request: PlanRequest) -> GpuGroup:
+    """``utilisation`` is of what the fleet could serve: a replica with one request is busy, and yet has most of itself to
+    spare."""
+    candidate, load = outcome.candidate, request.load
+    used = outcome.deployment.utilisation * len(load.trace) / load.trace.duration_s / load.peak_rate_per_s
+    share, watts = outcome.measured.figures.get("energy"), request.limits.gpu_watts[candidate.gpu]
+    drawn = None if share is None else kwh_per_month(candidate.num_gpus, watts, share)
+    return GpuGroup(candidate.gpu, candidate.num_gpus, candidate.replicas, min(used, 1.0), drawn)
+
+
+def risk(
+    asked: Annexes,
+    request: PlanRequest,
+    options: Sequence[Option],
+    recommended: Option | None,
+    whole: Sequence[Outcome],
+    choose: Choose,
+) -> tuple[dict[str, dict[str, object]], dict[str, Any]]:
+    """By option id its ``risk``; and of the plan, what moves the recommended option and what would change it."""
+    if not asked.worlds:
+        return {}, {}
+    wanted = RiskRequest(asked.growth, asked.recipe, asked.rate, asked.worlds)
+    found = assess_plan(request, wanted, options, recommended, whole, choose)
+    of_plan = {"risk": {"sensitivity": found.sensitivity, "would_change": found.would_change}}
+    return {name: {"risk": said} for name, said in found.options.items()}, of_plan
+
+
+def explanation(
+    asked: Annexes,
+    request: PlanRequest,
+    named: Sequence[tuple[Option, tuple[str, ...]]],
+    whole: Sequence[Outcome],
+    kinds: Sequence[ReplicaKind],
+) -> dict[str, object]:
+    """Under ``explanation``: one by pool of the option asked for. Raises :class:`InputError` for one that the plan lacks."""
+    if asked.explained is None:
+        return {}
+    known: dict[str, Option] = {outcome.candidate.id: outcome for outcome in whole}
+    known |= {option.candidate.id: option for option, _ in named}
+    known |= {name: option for option, names in named for name in names}
+    if asked.explained not in known:
+        raise unknown_name("option", asked.explained, known, where="--explain")
+    option = known[asked.explained]
+    if isinstance(option, Pooled):
+        return {"explanation": [explain(pool.outcome, pool.share.request) for pool in option.pools]}
+    return {"explanation": [explain(option, request, kinds)]}

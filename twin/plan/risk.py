@@ -1,0 +1,110 @@
+"""The risk of a plan: every option in possible worlds, and for the recommended one what matters and what would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from twin.base import Estimate
+from twin.plan.fleet import Pooled
+from twin.plan.request import PlanRequest
+from twin.risk.assess import WORLDS, assess
+from twin.risk.growth import Growth
+from twin.risk.sensitivity import Question, respond, sensitivity
+from twin.risk.trials import Item, Shared, Subject, evaluate_item, subject_of
+from twin.risk.what_if import Choose, what_would_change
+from twin.risk.worlds import Demand
+from twin.search.evaluate import Outcome
+from twin.search.executors import open_executor
+from twin.traffic.synthetic import SyntheticTraffic
+
+
+@dataclass(frozen=True, eq=False)
+class RiskRequest:
+    """What is asked of risk. ``recipe`` and ``rate``: of made-up traffic, and how much it was sped up for the plan."""
+
+    growth: Growth | None = None
+    recipe: SyntheticTraffic | None = None
+    rate: float = 1.0
+    worlds: int = WORLDS
+
+
+@dataclass(frozen=True, eq=False)
+class PlanRisk:
+    """``options``: the risk of each option by id; ``sensitivity`` and ``would_change`` of the recommended one."""
+
+    options: dict[str, dict[str, object]]
+    sensitivity: dict[str, object] | None
+    would_change: list[dict[str, object]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """What every evaluation of a plan's risk shares."""
+
+    shared: Shared
+    question: Question | None
+
+
+def evaluate_stage(stage: _Stage, item: Item | tuple[float, ...]) -> Any:
+    """A simulation of a world, or of a point of the sensitivity; a plain function, for any executor."""
+    if isinstance(item, tuple):
+        assert stage.question is not None
+        return respond(stage.question, item)
+    return evaluate_item(stage.shared, item)
+
+
+def assess_plan(
+    request: PlanRequest,
+    asked: RiskRequest,
+    chosen: Sequence[Outcome | Pooled],
+    recommended: Outcome | Pooled | None,
+    whole: Sequence[Outcome],
+    choose: Choose,
+) -> PlanRisk:
+    """The risk of the ``chosen`` options, on the executor that the request names; the same for any number of jobs.
+
+    ``whole``: every outcome on the whole trace, for what would change; ``choose``: the recommended of those that hold.
+    Sensitivity and changes are of an option that is one fleet; of pools there is none.
+    """
+    profiles = {profile.name: profile for profile in request.profiles}
+    subjects: list[Subject] = []
+    fleets: list[list[tuple[int, Outcome, Estimate]]] = []
+    for option in chosen:
+        fleet = []
+        for pool, own in _pools(option, request):
+            demand = Demand(own.load, request.model, asked.recipe if own is request else None, asked.rate)
+            subjects.append(subject_of(pool, request.model, profiles[pool.candidate.gpu], demand))
+            fleet.append((len(subjects) - 1, pool, request.prices[pool.candidate.gpu]))
+        fleets.append(fleet)
+    if not fleets:
+        return PlanRisk({}, None, [])
+    shared = Shared(request.model, tuple(subjects))
+    ours = next((f[0] for o, f in zip(chosen, fleets, strict=True) if o is recommended and len(f) == 1), None)
+    question = None if ours is None else Question(request.model, subjects[ours[0]], ours[2], asked.growth)
+    with _running(_Stage(shared, question), request) as run:
+        risks, judged = assess(shared, fleets, run, growth=asked.growth, worlds=asked.worlds, seed=request.seed)
+        ranked = None if question is None else sensitivity(question, run, seed=request.seed)
+    turns: list[dict[str, object]] = []
+    if ours is not None:
+        at, outcome, _ = ours
+        turns = what_would_change(whole, outcome, choose, request.model, subjects[at], judged[at].headroom)
+    ids = [option.candidate.id for option in chosen]
+    return PlanRisk(dict(zip(ids, risks, strict=True)), ranked, turns)
+
+
+def _pools(option: Outcome | Pooled, request: PlanRequest) -> list[tuple[Outcome, PlanRequest]]:
+    if isinstance(option, Pooled):
+        return [(pool.outcome, pool.share.request) for pool in option.pools]
+    return [(option, request)]
+
+
+@contextmanager
+def _running(stage: _Stage, request: PlanRequest) -> Iterator[Callable[[Sequence[Any]], list[Any]]]:
+    opened: AbstractContextManager[Any] = open_executor(
+        request.executor, evaluate_stage, stage, jobs=request.jobs, address=request.ray_address
+    )
+    with opened as executor:
+        yield lambda items: executor.map(list(items))
