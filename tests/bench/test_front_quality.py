@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from twin.plan.plan import choose
+from twin.plan.choice import choose
 from twin.plan.request import PlanRequest
 from twin.search.evaluate import Outcome
 from twin.search.front import front_points, hypervolume, scored

@@ -7,13 +7,14 @@ import json
 import os
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import evaluations
 import pytest
+from fleet_scale import correlations
 from test_replay import AISIMULATE, ROOT, azure, fleet
 
 from twin.plan.plan import screened
@@ -27,11 +28,6 @@ from twin.spec.model import load_model
 from twin.spec.prices import load_price_book
 from twin.spec.slo import Slo
 from twin.traffic.trace import Trace
-
-sys.path.insert(0, str(ROOT / "tests" / "plan"))
-
-import evaluations
-from fleet_scale import correlations
 
 TWIN = ROOT / ".venv" / "bin" / "twin"
 MODEL, GPU = "Qwen/Qwen3-8B", "a100_sxm"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MODEL, asked, workload
+from planning import MODEL, asked, workload
 
 from twin.base import InputError
 from twin.plan.asked import asked_of, extras

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import workload
+from planning import workload
 
 from twin.base import InputError
 from twin.cli.explain_table import explanation_table

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import asked, workload
+from planning import asked, workload
 
+from twin.plan.choice import choose
 from twin.plan.fixed import evaluate_fixed
-from twin.plan.plan import Plan, choose, make_plan, solve
+from twin.plan.plan import Plan, make_plan, solve
 from twin.plan.request import PlanRequest
 from twin.search.screen import screen
 from twin.search.search import rerun, search

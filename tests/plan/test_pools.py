@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import asked, workload
+from planning import asked, workload
 from simpy import Environment
 from simpy.events import Timeout
 

@@ -191,6 +191,7 @@ def annexes_of(flags: Mapping[str, Any], wanted: Scenario) -> Annexes:
         region=flags["region"],
         growth=None if growth is None else parse_growth(growth, planned_months=flags["horizon"]),
         worlds=flags["worlds"] if flags["risk"] else 0,
+        confidence=share(flags["confidence"], "--confidence"),
         recipe=traffic.synthetic,
         rate=traffic.rate,
         explained=flags["explain"],

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from twin.base import unknown_name
 from twin.plan.explain import explain
 from twin.plan.fleet import Pooled
 from twin.plan.request import PlanRequest
-from twin.plan.risk import RiskRequest, assess_plan
+from twin.plan.risk import Decide, RiskRequest, Risks, assess_plan
 from twin.results.bill import GpuGroup
 from twin.results.energy import kwh_per_month
 from twin.results.tco import cost_of
@@ -26,7 +25,8 @@ Option = Outcome | Pooled
 
 @dataclass(frozen=True, eq=False)
 class Annexes:
-    """What is asked beside the options. Without a ``book`` there are no bills, without ``worlds`` no risk.
+    """What is asked beside the options. Without a ``book`` there are no bills, without ``worlds`` no risk; with them the
+    recommended option holds in a share ``confidence`` of them, if any does.
 
     ``recipe`` and ``rate``: of made-up traffic, and how much it was sped up. ``explained``: an option's id or name.
     """
@@ -36,6 +36,7 @@ class Annexes:
     region: str | None = None
     growth: Growth | None = None
     worlds: int = 0
+    confidence: float = 0.9
     recipe: SyntheticTraffic | None = None
     rate: float = 1.0
     explained: str | None = None
@@ -72,20 +73,29 @@ def _gpus(outcome: Outcome, request: PlanRequest) -> GpuGroup:
 
 
 def risk(
-    asked: Annexes,
-    request: PlanRequest,
-    options: Sequence[Option],
-    recommended: Option | None,
-    whole: Sequence[Outcome],
-    choose: Choose,
-) -> tuple[dict[str, dict[str, object]], dict[str, Any]]:
-    """By option id its ``risk``; and of the plan, what moves the recommended option and what would change it."""
-    if not asked.worlds:
-        return {}, {}
+    asked: Annexes, request: PlanRequest, options: Sequence[Option], decide: Decide, choose: Choose
+) -> tuple[Risks, dict[str, object]]:
+    """Of each option by id; and under ``risk``, what moves the recommended option and what would change it."""
     wanted = RiskRequest(asked.growth, asked.recipe, asked.rate, asked.worlds)
-    found = assess_plan(request, wanted, options, recommended, whole, choose)
-    of_plan = {"risk": {"sensitivity": found.sensitivity, "would_change": found.would_change}}
-    return {name: {"risk": said} for name, said in found.options.items()}, of_plan
+    found = assess_plan(request, wanted, options, decide, choose)
+    of_plan = {
+        "confidence": asked.confidence,
+        "sensitivity": found.sensitivity,
+        "would_change": found.would_change,
+    }
+    return found.options, {"risk": of_plan}
+
+
+def sure(risk: Mapping[str, object], confidence: float) -> bool:
+    """Whether an option holds in so large a share of its worlds."""
+    held = risk.get("probability_held")
+    return isinstance(held, Mapping) and float(held["value"]) >= confidence
+
+
+def held(risks: Risks, option: Option) -> dict[str, object]:
+    """For a point of the front: in which share of its worlds it holds, where that is known."""
+    found = risks.get(option.candidate.id, {}).get("probability_held")
+    return {"probability_held": found["value"]} if isinstance(found, Mapping) else {}
 
 
 def explanation(

@@ -7,26 +7,26 @@ simulated on the whole trace. Only that last simulation decides whether an optio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twin.plan.annexes import Annexes, explanation, money, risk
+from twin.plan.annexes import Annexes, explanation, held, money, risk, sure
 from twin.plan.answer import SCHEMA_VERSION, notes_of, option_of, point, rejections, traffic
 from twin.plan.asked import scores_of
+from twin.plan.choice import choose, recommended_of
 from twin.plan.fleet import Pooled
 from twin.plan.found import Found, Running, by_cost, searched
 from twin.plan.pools import pooled
 from twin.plan.request import PlanRequest
+from twin.plan.risk import Risks
 from twin.plan.why_not import nearness, why_not
 from twin.search.evaluate import Outcome
-from twin.search.objectives import Some, nondominated_of, scores
+from twin.search.objectives import nondominated_of
 from twin.search.screen import Screen, screen
 from twin.search.space import ReplicaKind, replica_kinds
-from twin.spec.objectives import Weights
 
 NEAR_MISSES = 3
-ABOUT_AS_CHEAP = 1.05
-"""The recommended option may cost this much more than the cheapest, if it is faster."""
+MOST_JUDGED = 6
+"""Of the front's fleets, cheapest first, so many are put into possible worlds."""
 
 
 @dataclass
@@ -53,13 +53,16 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
     found = searched(request, judged, judged.alive(), running)
     fleets = pooled(request, lambda asked, share: _pool(asked, share, found, running))
     holding: list[Outcome | Pooled] = [*found.holding, *fleets]
+    front = _front(request, found, fleets)
     chosen = choose(holding, request.objectives.weights)
     binding, misses = None, [(o, o.misses) for o in found.whole if not o.holds]
     if not chosen and not running.interrupted:
         binding, misses = why_not(request, kinds, refused, judged, found, running)
+    shortlist = _shortlist(asked, holding, [o for o, _ in chosen], front)
+    risks, of_plan, among = _risk(asked, request, shortlist, running)
+    chosen = choose(holding, request.objectives.weights, among)
     recommended = next((o for o, names in chosen if "recommended" in names), None)
     near = sorted(misses, key=nearness)[:NEAR_MISSES]
-    risks, of_plan = _risk(asked, request, [o for o, _ in chosen], recommended, found, running)
     weighed = scores_of(holding, request.objectives.weights)
     payload = {
         "schema_version": SCHEMA_VERSION,
@@ -70,13 +73,13 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
                 **option_of(request, o, names),
                 **weighed.get(o.candidate.id, {}),
                 **money(asked, request, o),
-                **risks.get(o.candidate.id, {}),
+                **({"risk": risks[o.candidate.id]} if o.candidate.id in risks else {}),
             }
             for o, names in chosen
         ],
         "recommended": recommended.candidate.id if recommended else None,
         "near_misses": [{**option_of(request, o, ()), "misses": list(said)} for o, said in near],
-        "front": [point(request, o) for o in _front(request, found, fleets)],
+        "front": [{**point(request, o), **held(risks, o)} for o in front],
         "rejected": rejections(refused, judged),
         "screened": len(judged),
         "simulated": len(found.simulated),
@@ -88,7 +91,7 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
         "vllm_version_modelled": request.vllm_version,
         **of_plan,
         **explanation(asked, request, chosen, found.whole, kinds),
-        "notes": [*notes_of(request, len(chosen)), *_losses(found)],
+        "notes": [*notes_of(request, len(chosen)), *_losses(found), *_unsure(asked, risks, recommended)],
     }
     return Plan(payload, recommended, near[0][0] if near else None, running.interrupted)
 
@@ -96,24 +99,42 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
 def _risk(
     asked: Annexes,
     request: PlanRequest,
-    options: list[Outcome | Pooled],
-    recommended: Outcome | Pooled | None,
-    found: Found,
+    shortlist: list[Outcome | Pooled],
     running: Running,
-) -> tuple[dict[str, dict[str, object]], dict[str, object]]:
-    """Nothing where the user has stopped the plan before it was done."""
+) -> tuple[Risks, dict[str, object], list[Outcome | Pooled]]:
+    """The risk of each, of the plan, and which are sure enough to be recommended (all, where none is or nobody asked).
+
+    Nothing where the user has stopped the plan before it was done.
+    """
     schedule = request.objectives.weights
+    found: list[Outcome | Pooled] = list(shortlist)
 
-    def again(outcomes: list[Outcome]) -> Outcome | None:
-        return next((o for o, names in choose(outcomes, schedule) if "recommended" in names), None)
+    def decide(risks: Risks) -> tuple[Outcome | Pooled | None, list[Outcome]]:
+        found[:] = [o for o in shortlist if sure(risks[o.candidate.id], asked.confidence)] or shortlist
+        return recommended_of(found, schedule), [o for o in found if isinstance(o, Outcome)]
 
-    if running.interrupted or not options:
-        return {}, {}
+    if running.interrupted or not asked.worlds:
+        return {}, {}, found
     try:
-        return risk(asked, request, options, recommended, found.whole, again)
+        risks, of_plan = risk(asked, request, shortlist, decide, lambda some: recommended_of(some, schedule))
     except KeyboardInterrupt:
         running.interrupted = True
-        return {}, {}
+        return {}, {}, list(shortlist)
+    return risks, of_plan, found
+
+
+def _shortlist(
+    asked: Annexes, holding: list[Outcome | Pooled], named: list[Outcome | Pooled], front: list[Outcome | Pooled]
+) -> list[Outcome | Pooled]:
+    """What may be recommended: everything that holds; where risk decides, the named and the fastest of each fleet on the
+    front, as possible worlds take time."""
+    if not asked.worlds:
+        return holding
+    fastest: dict[tuple[object, ...], Outcome | Pooled] = {}
+    for option in sorted(front, key=lambda o: (o.latency_score, *by_cost(o))):
+        fastest.setdefault((option.candidate.gpu, option.candidate.num_gpus), option)
+    fleets = sorted(fastest.values(), key=by_cost)[:MOST_JUDGED]
+    return sorted({o.candidate.id: o for o in [*named, *fleets]}.values(), key=by_cost)
 
 
 def screened(request: PlanRequest) -> tuple[list[ReplicaKind], Counter[str], Screen]:
@@ -143,31 +164,10 @@ def _front(request: PlanRequest, found: Found, fleets: list[Pooled]) -> list[Out
     return sorted(nondominated_of(every, request.minimise), key=by_cost) if fleets else every
 
 
-def choose(holding: Sequence[Some], schedule: Sequence[Weights] = ()) -> list[tuple[Some, tuple[str, ...]]]:
-    """The named options among outcomes that hold: cheapest, best latency, recommended; each outcome once,
-    by cost.
-
-    Recommended is the fastest of those that cost at most 5 % more than the cheapest; with a ``schedule`` of weights, the one
-    of least score. The cheapest is the fastest of equal cost.
-    """
-    if not holding:
+def _unsure(asked: Annexes, risks: Risks, recommended: Outcome | Pooled | None) -> list[str]:
+    if recommended is None or not risks or sure(risks[recommended.candidate.id], asked.confidence):
         return []
-    cheapest = min(holding, key=by_cost)
-    afford = [o for o in holding if o.usd_per_hour <= ABOUT_AS_CHEAP * cheapest.usd_per_hour]
-    recommended = min(afford, key=lambda o: (o.latency_score, *by_cost(o)))
-    if schedule:
-        judged = zip(scores(holding, schedule), holding, strict=True)
-        recommended = min(judged, key=lambda pair: (pair[0].value, *by_cost(pair[1])))[1]
-    named = {
-        "recommended": recommended,
-        "cheapest": cheapest,
-        "best_latency": min(holding, key=lambda o: (o.latency_score, *by_cost(o))),
-    }
-    names: dict[str, tuple[str, ...]] = {}
-    for name, outcome in named.items():
-        names[outcome.candidate.id] = (*names.get(outcome.candidate.id, ()), name)
-    picked = {outcome.candidate.id: outcome for outcome in named.values()}
-    return [(o, names[o.candidate.id]) for o in sorted(picked.values(), key=by_cost)]
+    return [f"nothing on the front holds in {asked.confidence:.0%} of the worlds: the recommended option is a gamble"]
 
 
 def _losses(found: Found) -> list[str]:

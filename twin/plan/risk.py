@@ -31,11 +31,17 @@ class RiskRequest:
     worlds: int = WORLDS
 
 
+Option = Outcome | Pooled
+Risks = dict[str, dict[str, object]]
+Decide = Callable[[Risks], tuple[Option | None, Sequence[Outcome]]]
+"""By what is known of their risk, by id: the recommended option, and the outcomes that it was chosen from."""
+
+
 @dataclass(frozen=True, eq=False)
 class PlanRisk:
     """``options``: the risk of each option by id; ``sensitivity`` and ``would_change`` of the recommended one."""
 
-    options: dict[str, dict[str, object]]
+    options: Risks
     sensitivity: dict[str, object] | None
     would_change: list[dict[str, object]]
 
@@ -57,22 +63,17 @@ def evaluate_stage(stage: _Stage, item: Item | tuple[float, ...]) -> Any:
 
 
 def assess_plan(
-    request: PlanRequest,
-    asked: RiskRequest,
-    chosen: Sequence[Outcome | Pooled],
-    recommended: Outcome | Pooled | None,
-    whole: Sequence[Outcome],
-    choose: Choose,
+    request: PlanRequest, asked: RiskRequest, options: Sequence[Option], decide: Decide, choose: Choose
 ) -> PlanRisk:
-    """The risk of the ``chosen`` options, on the executor that the request names; the same for any number of jobs.
+    """The risk of ``options``, on the executor that the request names; the same for any number of jobs.
 
-    ``whole``: every outcome on the whole trace, for what would change; ``choose``: the recommended of those that hold.
-    Sensitivity and changes are of an option that is one fleet; of pools there is none.
+    ``choose``: the recommended of outcomes that hold, for what would change. Sensitivity and changes are of an option that is
+    one fleet; of pools there is none.
     """
     profiles = {profile.name: profile for profile in request.profiles}
     subjects: list[Subject] = []
     fleets: list[list[tuple[int, Outcome, Estimate]]] = []
-    for option in chosen:
+    for option in options:
         fleet = []
         for pool, own in _pools(option, request):
             demand = Demand(own.load, request.model, asked.recipe if own is request else None, asked.rate)
@@ -82,20 +83,22 @@ def assess_plan(
     if not fleets:
         return PlanRisk({}, None, [])
     shared = Shared(request.model, tuple(subjects))
-    ours = next((f[0] for o, f in zip(chosen, fleets, strict=True) if o is recommended and len(f) == 1), None)
-    question = None if ours is None else Question(request.model, subjects[ours[0]], ours[2], asked.growth)
+    with _running(_Stage(shared, None), request) as run:
+        found, judged = assess(shared, fleets, run, growth=asked.growth, worlds=asked.worlds, seed=request.seed)
+    risks = dict(zip((option.candidate.id for option in options), found, strict=True))
+    recommended, whole = decide(risks)
+    ours = next((f[0] for o, f in zip(options, fleets, strict=True) if o is recommended and len(f) == 1), None)
+    if ours is None:
+        return PlanRisk(risks, None, [])
+    at, outcome, price = ours
+    question = Question(request.model, subjects[at], price, asked.growth)
     with _running(_Stage(shared, question), request) as run:
-        risks, judged = assess(shared, fleets, run, growth=asked.growth, worlds=asked.worlds, seed=request.seed)
-        ranked = None if question is None else sensitivity(question, run, seed=request.seed)
-    turns: list[dict[str, object]] = []
-    if ours is not None:
-        at, outcome, _ = ours
-        turns = what_would_change(whole, outcome, choose, request.model, subjects[at], judged[at].headroom)
-    ids = [option.candidate.id for option in chosen]
-    return PlanRisk(dict(zip(ids, risks, strict=True)), ranked, turns)
+        ranked = sensitivity(question, run, seed=request.seed)
+    turns = what_would_change(whole, outcome, choose, request.model, subjects[at], judged[at].headroom)
+    return PlanRisk(risks, ranked, turns)
 
 
-def _pools(option: Outcome | Pooled, request: PlanRequest) -> list[tuple[Outcome, PlanRequest]]:
+def _pools(option: Option, request: PlanRequest) -> list[tuple[Outcome, PlanRequest]]:
     if isinstance(option, Pooled):
         return [(pool.outcome, pool.share.request) for pool in option.pools]
     return [(option, request)]

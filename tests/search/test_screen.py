@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import asked, workload
+from planning import asked, workload
 from scipy.stats import spearmanr
 
 from twin.plan.plan import solve

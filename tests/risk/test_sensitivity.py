@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MODEL, asked, workload
+from planning import MODEL, asked, workload
 
+from twin.plan.choice import choose
 from twin.plan.found import Running, searched
-from twin.plan.plan import choose, screened
+from twin.plan.plan import screened
 from twin.plan.request import PlanRequest
 from twin.risk.growth import Growth
 from twin.risk.sensitivity import Question, respond, sensitivity

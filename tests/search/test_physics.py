@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MODEL, workload
+from planning import MODEL, workload
 
 from twin.cost.memory import memory_budget
 from twin.cost.step import StepModel

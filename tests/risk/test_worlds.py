@@ -7,7 +7,7 @@ from math import exp, log
 
 import numpy as np
 import pytest
-from conftest import MODEL, workload
+from planning import MODEL, workload
 
 from twin.base import InputError
 from twin.cost.draws import slower, stretched

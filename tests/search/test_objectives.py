@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from conftest import asked, workload
+from planning import asked, workload
 
 from twin.base import InputError
 from twin.plan.asked import asked_of
-from twin.plan.plan import choose
+from twin.plan.choice import choose
 from twin.search.evaluate import Measured, Outcome
 from twin.search.objectives import OBJECTIVES, USUAL, chosen_of, nondominated_of, objective_values, scores, spans_of
 from twin.search.screen import screen

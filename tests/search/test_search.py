@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import asked, workload
+from planning import asked, workload
 
 from twin.base import InputError
-from twin.plan.plan import choose
+from twin.plan.choice import choose
 from twin.plan.request import PlanRequest
 from twin.search.algorithms import ENUMERATED
 from twin.search.evaluate import Outcome

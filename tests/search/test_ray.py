@@ -15,7 +15,7 @@ from pathlib import Path
 
 import evaluations
 import pytest
-from conftest import asked, workload
+from planning import asked, workload
 
 from twin.base import InputError
 from twin.plan.plan import make_plan
@@ -28,7 +28,7 @@ STORE_BYTES = 80 * 2**20
 def importable() -> Iterator[None]:
     """Every node must have the module that is evaluated, as it has twin."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(evaluations.__file__).parent))
         yield
 
 

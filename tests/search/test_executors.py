@@ -95,7 +95,7 @@ with open_executor("local", evaluations.waits, evaluations.shared(pathlib.Path({
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_or_worse_leaves_no_process(tmp_path: Path, how: signal.Signals) -> None:
-    code = INTERRUPTED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    code = INTERRUPTED.format(tests=str(Path(evaluations.__file__).parent), folder=str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -9,12 +9,13 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from conftest import MODEL, asked, workload
+from planning import MODEL, asked, workload
 
 from twin.base import Estimate
 from twin.cli.risk_table import risk_parts, risk_row
+from twin.plan.choice import choose
 from twin.plan.found import Running, searched
-from twin.plan.plan import choose, screened
+from twin.plan.plan import screened
 from twin.plan.request import PlanRequest
 from twin.plan.risk import PlanRisk, RiskRequest, assess_plan
 from twin.risk.assess import assess, chance, risk_of, upper
