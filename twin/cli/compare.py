@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twin.cli.common import Format, emit, note
+from twin.cli.money_table import WAYS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from twin.results.compare import Side
+
+NESTED = ("risk", "money", "energy", "power")
+TOLD = {
+    "risk.probability_held.value": "promises held, of possible worlds",
+    "risk.headroom.factor": "head-room, times the traffic",
+    "risk.down.node.share_of_traffic": "traffic it holds with one node down",
+    "risk.growth.breaks_in_month": "growth breaks it in month",
+    "risk.usd_per_month.p95": "$/month, 95 % point",
+    "money.idle.usd_per_month": "of it idle",
+    **{f"money.tco.usd.{way}": f"36 months, {name}" for way, name in WAYS.items()},
+}
+"""What the table shows of risk and money."""
 
 _RUN = "Run folder of twin plan or twin simulate; RUN:OPTION picks an option."
 
@@ -63,14 +76,10 @@ def _table(payload: dict[str, Any]) -> RenderableType:
     figures = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("", "unit", "a", "b", "b − a", "%", "better"):
         figures.add_column(name, justify="left" if name in ("", "unit", "better") else "right", overflow="fold")
-    for row in payload["figures"]:
+    for row in filter(_is_shown, payload["figures"]):
         relative = "" if row["relative"] is None else f"{row['relative']:+.1%}"
         values = [_figure(row[key], row["unit"]) for key in ("a", "b", "difference")]
-        name = (
-            row["figure"]
-            if row["group"] not in ("risk", "money", "power", "energy")
-            else f"{row['group']}.{row['figure']}"
-        )
+        name = TOLD.get(f"{row['group']}.{row['figure']}") or row["figure"]
         figures.add_row(name.replace("_", " "), row["unit"], *values, relative, row["better"] or "")
     parts.append(figures)
     titles = {"answer": "What is deployed", "question": "What was asked", "evidence": "What it was computed with"}
@@ -79,6 +88,11 @@ def _table(payload: dict[str, Any]) -> RenderableType:
             parts.append(_unlike_table(title, payload[group]))
     said = "They answer the same question." if payload["same_question"] else "They do not answer the same question."
     return Group(*parts, Text(said), *(Text(f"Warning: {text}.") for text in payload["warnings"]))
+
+
+def _is_shown(row: dict[str, Any]) -> bool:
+    """Of risk, money and power the few that decide; json, csv and md have them all."""
+    return row["group"] not in NESTED or f"{row['group']}.{row['figure']}" in TOLD
 
 
 def _unlike_table(title: str, items: list[dict[str, Any]]) -> RenderableType:
