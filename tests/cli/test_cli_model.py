@@ -11,6 +11,7 @@ import pytest
 
 from twin.cli.main import main
 from twin.cli.model_payload import compute_bound_batch, decode_bytes, flops_per_token
+from twin.cost.layout import Layout
 from twin.cost.memory import memory_budget
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
@@ -35,7 +36,7 @@ def test_json_is_complete_and_agrees_with_the_memory_of_a_gpu(capsys: pytest.Cap
     assert data["request_bytes"]["auto"] == 8192 * 262144
     h100 = next(gpu for gpu in data["gpus"] if gpu["gpu"] == "h100_sxm")
     for fit in h100["fits"]:
-        budget = memory_budget(model, load_profile("h100_sxm"), tensor_parallel_size=fit["tensor_parallel_size"])
+        budget = memory_budget(model, load_profile("h100_sxm"), Layout(fit["tensor_parallel_size"]))
         assert fit["kv_tokens"] == budget.kv_tokens
         assert fit["max_concurrency_8k"] == pytest.approx(budget.num_gpu_blocks / 512, abs=0.05)
 

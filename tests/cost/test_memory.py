@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from twin.base import InfeasibleError, InputError
 from twin.cost import memory
+from twin.cost.layout import Layout
 from twin.cost.memory import GIB, memory_budget
 from twin.spec.hardware import HardwareProfile, load_profile
 from twin.spec.layers import Experts
@@ -71,9 +73,7 @@ def _budget(row: dict[str, str], profile: HardwareProfile) -> memory.MemoryBudge
     return memory_budget(
         _model(row["model"]),
         profile,
-        tensor_parallel_size=int(row["tensor_parallel_size"]),
-        quantization=row["quantization"] or None,
-        kv_cache_dtype=row["kv_cache_dtype"],
+        Layout(int(row["tensor_parallel_size"]), row["quantization"] or None, row["kv_cache_dtype"]),
         gpu_memory_utilization=LOGGED_UTILIZATION,
     )
 
@@ -149,12 +149,13 @@ def test_accounting_adds_up_and_moves_as_it_must(
 
     def budget(**change: object) -> memory.MemoryBudget:
         settings: dict[str, object] = {
-            "tensor_parallel_size": tp,
             "max_num_batched_tokens": tokens,
             "max_num_seqs": seqs,
             "gpu_memory_utilization": utilization,
         }
-        return memory_budget(model, profile, **(settings | change))  # type: ignore[arg-type]
+        cut = {name: change.pop(name) for name in ("quantization", "kv_cache_dtype") if name in change}
+        layout = replace(Layout(tp), **cut)  # type: ignore[arg-type]
+        return memory_budget(model, profile, layout, **(settings | change))  # type: ignore[arg-type]
 
     base = budget()
     spent = base.weight_bytes + base.activation_bytes + base.non_torch_bytes + base.cuda_graph_bytes
@@ -178,7 +179,7 @@ def test_says_why_it_does_not_fit(h100: HardwareProfile) -> None:
     with pytest.raises(InfeasibleError, match=r"61\.\d GiB.*40960 tokens asked for"):
         tight.require(40960)
     assert tight.require(1024) is tight
-    none_left = memory_budget(load_model("Llama-3.1-70B"), h100, tensor_parallel_size=2, gpu_memory_utilization=0.84)
+    none_left = memory_budget(load_model("Llama-3.1-70B"), h100, Layout(2), gpu_memory_utilization=0.84)
     assert none_left.shortage() == "the weights leave no room for a KV cache"
 
 
@@ -186,7 +187,7 @@ def test_refuses_bad_settings(h100: HardwareProfile) -> None:
     with pytest.raises(InputError, match="gpu_memory_utilization"):
         memory_budget(load_model("Qwen3-8B"), h100, gpu_memory_utilization=1.5)
     with pytest.raises(InputError, match="do not divide by tensor_parallel_size 3"):
-        memory_budget(load_model("Qwen3-8B"), h100, tensor_parallel_size=3)
+        memory_budget(load_model("Qwen3-8B"), h100, Layout(3))
 
 
 def test_fused_all_reduce_workspace_only_where_it_exists(h100: HardwareProfile) -> None:
@@ -197,7 +198,8 @@ def test_fused_all_reduce_workspace_only_where_it_exists(h100: HardwareProfile) 
 
 
 def _on_b200(name: str, **settings: Any) -> memory.MemoryBudget:
-    return memory_budget(load_model(name), load_profile("b200_sxm"), **settings)
+    cut = {field.name: settings.pop(field.name) for field in fields(Layout) if field.name in settings}
+    return memory_budget(load_model(name), load_profile("b200_sxm"), Layout(**cut), **settings)
 
 
 def test_experts_spread_whole_leave_what_is_replicated() -> None:

@@ -31,9 +31,7 @@ def run(load: Workload, candidate: Candidate, *, blocks: int | None = None) -> O
     budget = memory_budget(
         model,
         profile,
-        tensor_parallel_size=candidate.tensor_parallel_size,
-        quantization=candidate.quantization,
-        kv_cache_dtype=candidate.kv_cache_dtype,
+        candidate.layout,
         max_num_batched_tokens=candidate.max_num_batched_tokens,
         max_num_seqs=candidate.max_num_seqs,
     )

@@ -104,9 +104,7 @@ def test_blocks_are_those_of_the_memory_model() -> None:
     expected = memory_budget(
         model,
         gpu,
-        tensor_parallel_size=2,
-        quantization="fp8",
-        kv_cache_dtype=kind.layout.kv_cache_dtype,
+        kind.layout,
         gpu_memory_utilization=0.9,
         max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS[2],
         max_num_seqs=MAX_NUM_SEQS[1],

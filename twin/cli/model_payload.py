@@ -165,9 +165,7 @@ def _at(
         "why_not": obstacle,
     }
     if obstacle is None:
-        budget = memory_budget(
-            model, profile, tensor_parallel_size=tp, quantization=quantization, kv_cache_dtype=kv_cache_dtype
-        )
+        budget = memory_budget(model, profile, Layout(tp, quantization, kv_cache_dtype))
         found["why_not"] = budget.shortage()
         if found["why_not"] is None:
             found |= {"kv_tokens": budget.kv_tokens, "max_concurrency_8k": round(budget.max_concurrency(CONTEXT), 1)}

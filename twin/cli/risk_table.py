@@ -28,7 +28,10 @@ def risk_parts(payload: dict[str, Any]) -> list[RenderableType]:
             parts.append(Text(f"    At 90 % it could promise {promise}."))
     of_plan = payload.get("risk") or {}
     if (ranked := of_plan.get("sensitivity")) and "tail" in ranked:
-        parts += [Text(f"What moves the {name} most, from its 5 to its 95 % point: {_inputs(ranked[name])}.") for name in ("cost", "tail")]
+        parts += [
+            Text(f"What moves the {name} most, from its 5 to its 95 % point: {_inputs(ranked[name])}.")
+            for name in ("cost", "tail")
+        ]
     if turns := of_plan.get("would_change"):
         parts.append(Text("What would change the recommendation, the nearest first:"))
         parts += [Text(f"  {turn['text']}") for turn in turns[:SHOWN_TURNS]]

@@ -113,7 +113,7 @@ def _step_model(scenario: Scenario, layout: Layout, host: HostCosts, max_tokens:
 
 def memory_of(scenario: Scenario) -> MemoryBudget:
     """The memory of one GPU of a resolved scenario, whether the model fits or not."""
-    settings, deployment = scenario.engine, scenario.deployment
+    settings = scenario.engine
     assert settings.max_num_seqs is not None
     assert settings.max_num_batched_tokens is not None
     assert settings.gpu_memory_utilization is not None
@@ -121,12 +121,7 @@ def memory_of(scenario: Scenario) -> MemoryBudget:
     return memory_budget(
         scenario.model_spec,
         scenario.profile,
-        tensor_parallel_size=deployment.tensor_parallel_size,
-        pipeline_parallel_size=deployment.pipeline_parallel_size,
-        data_parallel_size=deployment.data_parallel_size,
-        enable_expert_parallel=deployment.enable_expert_parallel,
-        quantization=deployment.quantization,
-        kv_cache_dtype=deployment.kv_cache_dtype,
+        layout_of(scenario),
         block_size=settings.block_size,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         max_num_batched_tokens=settings.max_num_batched_tokens,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from twin.base import Estimate, Frozen, InfeasibleError, InputError
+from twin.cost.layout import Layout
 from twin.cost.levers import offloaded_weight_bytes
 from twin.spec.hardware import HardwareProfile
 from twin.spec.kv_groups import KvGroup, kv_pool
@@ -20,6 +21,7 @@ from twin.spec.model import ModelSpec
 from twin.spec.precision import weight_format
 
 GIB = 2**30
+ONE_GPU = Layout()
 BF16_BYTES = 2
 FP32_BYTES = 4
 
@@ -144,13 +146,8 @@ class MemoryBudget(Frozen):
 def memory_budget(
     model: ModelSpec,
     profile: HardwareProfile,
+    layout: Layout = ONE_GPU,
     *,
-    tensor_parallel_size: int = 1,
-    pipeline_parallel_size: int = 1,
-    data_parallel_size: int = 1,
-    enable_expert_parallel: bool = False,
-    quantization: str | None = None,
-    kv_cache_dtype: str = "auto",
     block_size: int = 16,
     gpu_memory_utilization: float = 0.92,
     max_num_batched_tokens: int = 8192,
@@ -163,9 +160,9 @@ def memory_budget(
     Never raises for want of memory: see :meth:`MemoryBudget.require`. Raises :class:`InputError` when the model cannot be
     sharded so, or for a utilization outside (0, 1].
     """
-    tp, stages = tensor_parallel_size, pipeline_parallel_size
-    ep = tp * data_parallel_size if enable_expert_parallel else 1
-    model.check_tensor_parallel(tp, enable_expert_parallel=enable_expert_parallel)
+    tp, stages, ep = layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.expert_parallel_size
+    ranks, quantization = layout.data_parallel_size, layout.quantization
+    model.check_tensor_parallel(tp, enable_expert_parallel=layout.enable_expert_parallel)
     if not 0 < gpu_memory_utilization <= 1:
         raise InputError(f"gpu_memory_utilization is above 0 and at most 1, not {gpu_memory_utilization}")
     total = int(profile.facts.memory_bytes.value)
@@ -175,7 +172,7 @@ def memory_budget(
         model,
         tensor_parallel_size=tp,
         pipeline_parallel_size=stages,
-        kv_cache_dtype=kv_cache_dtype,
+        kv_cache_dtype=layout.kv_cache_dtype,
         quantization=quantization,
         block_size=block_size,
     )
@@ -185,7 +182,7 @@ def memory_budget(
         weights = part.weight_bytes(quantization, tp, ep, embedding=stage == 0, head=last) + _rope_bytes(model)
         offloaded = _offloaded_bytes(part, quantization, tp, ep, cpu_offload_bytes)
         activation = activation_bytes(
-            part, tp, max_num_batched_tokens, max_num_seqs, ep=ep, data_parallel_size=data_parallel_size, samples=last
+            part, tp, max_num_batched_tokens, max_num_seqs, ep=ep, data_parallel_size=ranks, samples=last
         )
         non_torch = non_torch_bytes(profile, tp) if on_gpu else 0
         graphs = cuda_graph_bytes(part, max_num_seqs) if on_gpu and not enforce_eager else 0

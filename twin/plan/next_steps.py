@@ -150,12 +150,7 @@ def _memory(request: PlanRequest, profile: HardwareProfile, layout: Layout, seqs
     return memory_budget(
         request.model,
         profile,
-        tensor_parallel_size=layout.tensor_parallel_size,
-        pipeline_parallel_size=layout.pipeline_parallel_size,
-        data_parallel_size=layout.data_parallel_size,
-        enable_expert_parallel=layout.enable_expert_parallel,
-        quantization=layout.quantization,
-        kv_cache_dtype=layout.kv_cache_dtype,
+        layout,
         gpu_memory_utilization=request.gpu_memory_utilization,
         max_num_batched_tokens=tokens,
         max_num_seqs=seqs,

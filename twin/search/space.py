@@ -244,12 +244,7 @@ def _blocks(
         budget = memory_budget(
             model,
             profile,
-            tensor_parallel_size=layout.tensor_parallel_size,
-            pipeline_parallel_size=layout.pipeline_parallel_size,
-            data_parallel_size=layout.data_parallel_size,
-            enable_expert_parallel=layout.enable_expert_parallel,
-            quantization=layout.quantization,
-            kv_cache_dtype=layout.kv_cache_dtype,
+            layout,
             block_size=block_size,
             gpu_memory_utilization=gpu_memory_utilization,
             max_num_batched_tokens=tokens,

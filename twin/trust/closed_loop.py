@@ -214,12 +214,7 @@ def engine_config(run: BenchmarkRun, model: ModelSpec, profile: HardwareProfile)
     budget = memory_budget(
         model,
         profile,
-        tensor_parallel_size=layout.tensor_parallel_size,
-        pipeline_parallel_size=layout.pipeline_parallel_size,
-        data_parallel_size=layout.data_parallel_size,
-        enable_expert_parallel=layout.enable_expert_parallel,
-        quantization=layout.quantization,
-        kv_cache_dtype=layout.kv_cache_dtype,
+        layout,
         block_size=16,
         gpu_memory_utilization=flags.gpu_memory_utilization or VERSIONS[run.vllm_version].gpu_memory_utilization,
         max_num_batched_tokens=tokens,
