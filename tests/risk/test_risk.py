@@ -13,11 +13,11 @@ from planning import MODEL, asked, workload
 
 from twin.base import Estimate
 from twin.cli.risk_table import risk_parts, risk_row
-from twin.plan.choice import choose
+from twin.plan.choice import recommended_of
 from twin.plan.found import Running, searched
 from twin.plan.plan import screened
 from twin.plan.request import PlanRequest
-from twin.plan.risk import PlanRisk, RiskRequest, assess_plan
+from twin.plan.risk import PlanRisk, RiskRequest, Risks, assess_plan
 from twin.risk.assess import assess, chance, risk_of, upper
 from twin.risk.growth import Growth
 from twin.risk.judge import Judged, prices_at
@@ -31,28 +31,6 @@ from twin.spec.ownership import Figure
 SPEC = load_model(MODEL)
 NO_ERRORS = EngineErrors(tpot=0.0, ttft=0.0, evidence="seen", source="a test")
 WIDE = EngineErrors(tpot=0.3, ttft=0.5, evidence="unseen", source="a test")
-
-
-def pick(outcomes: list[Outcome]) -> Outcome | None:
-    return next((o for o, names in choose(outcomes) if "recommended" in names), None)
-
-
-@pytest.fixture(scope="module")
-def request_() -> PlanRequest:
-    return asked(workload(num_requests=200), "l40s", "h100_sxm")
-
-
-@pytest.fixture(scope="module")
-def whole(request_: PlanRequest) -> list[Outcome]:
-    _, _, judged = screened(request_)
-    return searched(request_, judged, judged.alive(), Running()).whole
-
-
-@pytest.fixture(scope="module")
-def ours(whole: list[Outcome]) -> Outcome:
-    found = pick([outcome for outcome in whole if outcome.holds])
-    assert found is not None
-    return found
 
 
 def shared_of(request: PlanRequest, outcome: Outcome, errors: EngineErrors) -> Shared:
@@ -199,7 +177,12 @@ def test_prices_spread_over_providers() -> None:
 @pytest.fixture(scope="module")
 def risks(request_: PlanRequest, whole: list[Outcome], ours: Outcome) -> dict[int, PlanRisk]:
     asked_ = RiskRequest(growth=Growth(0.03), worlds=4)
-    return {jobs: assess_plan(replace(request_, jobs=jobs), asked_, [ours], ours, whole, pick) for jobs in (1, 2)}
+
+    def decide(risks: Risks) -> tuple[Outcome, list[Outcome]]:
+        assert [*risks] == [ours.candidate.id]
+        return ours, whole
+
+    return {jobs: assess_plan(replace(request_, jobs=jobs), asked_, [ours], decide, recommended_of) for jobs in (1, 2)}
 
 
 def test_any_number_of_processes_says_the_same(risks: dict[int, PlanRisk]) -> None:

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planning import MODEL, asked, workload
+from planning import MODEL
 
-from twin.plan.choice import choose
-from twin.plan.found import Running, searched
-from twin.plan.plan import screened
+from twin.plan.choice import recommended_of
 from twin.plan.request import PlanRequest
 from twin.risk.growth import Growth
 from twin.risk.sensitivity import Question, respond, sensitivity
@@ -24,28 +22,6 @@ from twin.spec.ownership import Figure
 
 SPEC = load_model(MODEL)
 ERRORS = EngineErrors(tpot=0.1, ttft=0.2, evidence="seen", source="a test")
-
-
-def pick(outcomes: list[Outcome]) -> Outcome | None:
-    return next((o for o, names in choose(outcomes) if "recommended" in names), None)
-
-
-@pytest.fixture(scope="module")
-def request_() -> PlanRequest:
-    return asked(workload(num_requests=250), "l40s", "h100_sxm")
-
-
-@pytest.fixture(scope="module")
-def whole(request_: PlanRequest) -> list[Outcome]:
-    _, _, judged = screened(request_)
-    return searched(request_, judged, judged.alive(), Running()).whole
-
-
-@pytest.fixture(scope="module")
-def ours(whole: list[Outcome]) -> Outcome:
-    found = pick([outcome for outcome in whole if outcome.holds])
-    assert found is not None
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +78,7 @@ def test_a_lost_evaluation_ranks_nothing(question: Question) -> None:
 
 @pytest.fixture(scope="module")
 def turns(whole: list[Outcome], ours: Outcome, question: Question) -> dict[str, dict[str, object]]:
-    found = what_would_change(whole, ours, pick, SPEC, question.subject, highest=1.2)
+    found = what_would_change(whole, ours, recommended_of, SPEC, question.subject, highest=1.2)
     sizes = [abs(np.log(float(str(turn["factor"])))) for turn in found]
     assert sizes == sorted(sizes)
     return {str(turn["input"]): turn for turn in found}
@@ -124,7 +100,7 @@ def test_the_change_that_is_named_turns_the_answer_and_a_smaller_does_not(
                 for o in whole
                 if o.holds
             ]
-            best = pick(changed)
+            best = recommended_of(changed)
             assert best is not None
             assert (best.candidate.id != ours.candidate.id) == turned
 

@@ -120,7 +120,6 @@ def test_without_a_purchase_price_owning_has_no_price(write: Writer) -> None:
         ("pue: 1.25", "pue: true", r"b\.yaml:10: "),
         ("pue: 1.25", "pue: .nan", r"b\.yaml:10: .*finite"),
         ("pue: 1.25", "pue: {value: 1.25, high: 9}", r"b\.yaml:10: .*9 is not within 1 to 3"),
-        ("  pue: 1.25\n", "", r"b\.yaml:5: ownership\.pue: is missing"),
         ("lifetime_months: 50", "lifetime_months: 0", r"b\.yaml:6: .*0 is not within 1 to 240"),
         (
             "lifetime_months",
@@ -208,3 +207,16 @@ def test_a_book_without_anything_but_prices_is_enough() -> None:
     book = PriceBook.model_validate({"prices": {"l4": {"spot": 0.5}}})
     assert book.price("l4", "spot").value == 0.5
     assert book.drawn(Random(0)) == book
+
+
+def test_a_book_of_ones_own_says_only_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "book.yaml"
+    file.write_text("prices:\n  h100_sxm: {on_demand: 2.95}\nownership:\n  electricity_usd_per_kwh: 0.11\n")
+    own, shipped = load_price_book(file).ownership, load_price_book().ownership
+    assert own is not None
+    assert shipped is not None
+    assert own.electricity_usd_per_kwh.value == 0.11
+    assert own.lifetime_months == shipped.lifetime_months
+    file.write_text("prices:\n  h100_sxm: {on_demand: 2.95}\nownership:\n  electricity: 0.11\n")
+    with pytest.raises(InputError, match=r"book.yaml:4: .*did you mean 'electricity_usd_per_kwh'"):
+        load_price_book(file)

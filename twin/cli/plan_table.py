@@ -142,6 +142,7 @@ def _deployed(chosen: dict[str, Any], title: str) -> list[str]:
             f" (host times {errors['host_origin']})"
         )
     price = chosen["usd_per_gpu_hour"]
+    said = f"{price['origin']}, {price['date']}" if price["date"] else price["source"]
     replicas = "the replica" if chosen["replicas"] == 1 else f"each of {chosen['replicas']} replicas"
     whose = f" for {serves(chosen)}" if "serves" in chosen else ""
     return [
@@ -152,7 +153,7 @@ def _deployed(chosen: dict[str, Any], title: str) -> list[str]:
         + f"; {known}.",
         *([f"Accuracy: {errors['quoted']['text']}"] if errors["quoted"] else []),
         *_precision_lines(chosen["precision"]),
-        f"Price: ${price['value']:.2f} per GPU hour ({price['origin']}, {price['date']}).",
+        f"Price: ${price['value']:.2f} per GPU hour ({said}).",
     ]
 
 

@@ -153,9 +153,18 @@ class PriceBook(Frozen):
 
 
 def load_price_book(path: Path | None = None) -> PriceBook:
-    """The shipped price book, or the user's instead of it. Raises :class:`InputError` with file and line."""
-    document = read_yaml(data_dir("hwprofiles") / "prices.yaml" if path is None else path)
+    """The shipped price book, or the user's instead of it. What an ``ownership`` section of theirs must have and leaves out,
+    a lifetime or an interest, is the shipped one's.
+
+    Raises :class:`InputError` with file and line.
+    """
+    shipped = data_dir("hwprofiles") / "prices.yaml"
+    document = read_yaml(shipped if path is None else path)
     document.data.setdefault("name", document.name)
+    if path is not None and isinstance(own := document.data.get("ownership"), dict):
+        needed = {name for name, field in Ownership.model_fields.items() if field.is_required()} - own.keys()
+        usual = read_yaml(shipped).data["ownership"] if needed else {}
+        document.data["ownership"] = {**{name: usual[name] for name in usual if name in needed}, **own}
     return check(document, PriceBook)
 
 
