@@ -61,7 +61,7 @@ def test_an_evaluation_that_always_kills_its_worker_is_lost_alone(tmp_path: Path
         assert executor.map([9, 10]) == [81, 100]
     assert isinstance(results[4], Lost)
     assert results[4].item == 4
-    assert "died, 2 times" in results[4].reason
+    assert "died, 3 times" in results[4].reason
     assert [r for at, r in enumerate(results) if at != 4] == [item * item for item in range(8) if item != 4]
     assert 4 not in heard
     assert len(heard) == 7

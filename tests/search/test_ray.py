@@ -87,7 +87,7 @@ def test_an_evaluation_that_always_kills_its_worker_is_lost_alone(cluster: str, 
     with open_executor("ray", evaluations.dies_always, given, jobs=1, address=cluster) as executor:
         results = executor.map(range(6))
     assert isinstance(results[4], Lost)
-    assert "died, 2 times" in results[4].reason
+    assert "died, 3 times" in results[4].reason
     assert [r for at, r in enumerate(results) if at != 4] == [item * item for item in range(6) if item != 4]
     assert evaluations.tries(tmp_path, 4) == 2
 

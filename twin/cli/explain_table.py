@@ -163,13 +163,11 @@ def _more(difference: float, form: str) -> str:
 
 def _notes(payload: Mapping[str, Any]) -> Iterator[str]:
     steps = payload["next_steps"]
-    tails = (
-        "tails as in this option's simulation"
-        if steps["tails_known"]
-        else ("for means alone, as a simulation that was overloaded tells no tails")
+    how = (
+        "in proportion to the closed form" if steps["tails_known"] else "in proportion to the closed form's means alone"
     )
     peak = f"(the peak is {steps['peak_requests_per_s']:.1f})"
-    yield f"Requests/s: the most that keeps the promise in closed form {peak}, {tails}."
+    yield f"Requests/s: the most that keeps the promise {peak}; as it is by simulation, the others {how}."
 
 
 def _time(seconds: float) -> str:

@@ -108,7 +108,7 @@ def _answer(flags: Mapping[str, Any]) -> int:
     for text in request.load.trace.notes:
         note(f"{request.load.trace.name}: {text}")
     if today is not None:
-        answer = evaluate_fixed(request, today)
+        answer = evaluate_fixed(request, today, annexes_of(flags, wanted))
         _finish(answer, request, wanted, out, None)
     else:
         with search_in(out, flags, request.facets, flags["resume"]) as search, watched(search.journal) as running:

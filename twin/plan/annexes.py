@@ -76,6 +76,8 @@ def risk(
     asked: Annexes, request: PlanRequest, options: Sequence[Option], decide: Decide, choose: Choose
 ) -> tuple[Risks, dict[str, object]]:
     """Of each option by id; and under ``risk``, what moves the recommended option and what would change it."""
+    if not asked.worlds:
+        return {}, {}
     wanted = RiskRequest(asked.growth, asked.recipe, asked.rate, asked.worlds)
     found = assess_plan(request, wanted, options, decide, choose)
     of_plan = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from twin.cluster.deploy import fleet_of
 from twin.cluster.simulation import Fleet
+from twin.plan.annexes import Annexes, explanation, money, risk
 from twin.plan.answer import SCHEMA_VERSION, notes_of, traffic
+from twin.plan.highest import highest_factor
 from twin.plan.option import option
 from twin.plan.plan import Plan
 from twin.plan.request import PlanRequest
@@ -19,10 +21,6 @@ from twin.search.space import MAX_NUM_SEQS, Candidate, ReplicaKind
 from twin.search.workload import Workload
 from twin.spec.engine import EngineSettings
 from twin.spec.scenario import Scenario
-
-BISECTIONS = 8
-LEAST_FACTOR = 1 / 64
-MOST_FACTOR = 64.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class _Today:
         )
 
 
-def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
+def evaluate_fixed(request: PlanRequest, scenario: Scenario, asked: Annexes | None = None) -> Plan:
     """INTERFACE.md's plan object with the deployment of a resolved ``scenario`` as its only option (or near
     miss).
 
@@ -78,8 +76,15 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
         gpu_memory_utilization=scenario.engine.gpu_memory_utilization or request.gpu_memory_utilization,
         names=("deployed",),
     )
+    asked, named = asked or Annexes(), [(outcome, ("deployed",))]
+    risks, of_plan = risk(
+        asked, request, [outcome], lambda _: (outcome, [outcome]), lambda some: next(iter(some), None)
+    )
+    shown |= money(asked, request, outcome)
+    if risks:
+        shown["risk"] = risks[outcome.candidate.id]
     shown["vllm_command"] = _command(str(shown["vllm_command"]), scenario.engine)
-    factor, tried = highest_factor(today, outcome)
+    factor, tried = highest_factor(lambda load: today.at(load).holds, request.load, outcome)
     payload: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "model": request.model_name,
@@ -98,6 +103,8 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario) -> Plan:
             "highest_rate_factor": factor,
             "highest_request_rate_per_s": None if factor is None else factor * request.load.peak_rate_per_s,
         },
+        **of_plan,
+        **explanation(asked, request, named, [outcome], ()),
         "seed": request.seed,
         "vllm_version_modelled": request.vllm_version,
         "notes": notes_of(request),
@@ -134,27 +141,3 @@ def _today(request: PlanRequest, scenario: Scenario) -> _Today:
     most = most_decodes(kind, request.load, seats, blocks[0])
     capacity = capacity_per_s(kind, curve(kind, request.load, config.max_num_batched_tokens), most)
     return _Today(request, candidate, fleet, float(capacity[0]))
-
-
-def highest_factor(today: _Today, now: Outcome) -> tuple[float | None, int]:
-    """The largest factor on the rate of the busiest minutes at which the deployment holds (``None``: at
-    none tried), to about 2 %, and how many rates were simulated."""
-    busiest = replace(today.request.load, trace=today.request.load.busiest)
-    ceiling = (1 - now.headroom) / now.deployment.utilisation
-    tried = 0
-
-    def holds(factor: float) -> bool:
-        nonlocal tried
-        tried += 1
-        scaled = replace(busiest, trace=busiest.trace.scaled(factor))
-        return today.at(scaled).holds
-
-    low, high = LEAST_FACTOR, float(np.clip(ceiling, LEAST_FACTOR, MOST_FACTOR))
-    if holds(high * (1 - 1e-9)):
-        return high, tried
-    if not holds(low):
-        return None, tried
-    for _ in range(BISECTIONS):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low, tried

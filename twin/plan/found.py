@@ -94,6 +94,6 @@ def found_by(simulator: Simulator, minimise: Sequence[str] = USUAL) -> Found:
     """Of the highest fidelity that anything was simulated at, the front; ids in no order."""
     done = simulator.done
     best = next((done[name] for name in ("whole", "peak_hour", "slice") if done[name]), {})
-    whole = [simulator.whole[row] for row in sorted(simulator.whole)]
+    whole = [outcome for _, outcome in sorted(simulator.whole.items()) if outcome.load != "lost"]
     simulated = {outcome.candidate.id for outcomes in done.values() for outcome in outcomes.values()}
     return Found(whole, [best[row] for row in front(best, minimise)], simulated, list(simulator.lost))

@@ -9,7 +9,8 @@ import numpy as np
 
 from twin.cost.layout import Layout
 from twin.cost.memory import MemoryBudget, memory_budget
-from twin.plan.promise import Fleet, Promise
+from twin.plan.highest import highest_rate_per_s
+from twin.plan.promise import HEADROOM, Fleet, Promise
 from twin.plan.request import PlanRequest
 from twin.search.evaluate import Outcome
 from twin.search.space import (
@@ -37,18 +38,23 @@ def fleet_of(outcome: Outcome, request: PlanRequest, kinds: Sequence[ReplicaKind
 def next_steps(outcome: Outcome, request: PlanRequest, kinds: Sequence[ReplicaKind] = ()) -> dict[str, object]:
     """What the option sustains at its promise, and what each step up would: requests per second, USD per month.
 
+    The option's own rate is simulated; others have it times what the closed form makes of the difference.
+
     ``steps``: each with ``step``, and either ``why_not`` (it cannot start, or there is none) or its figures and differences;
     ``over`` says which limit of the request it breaks.
     """
     now = fleet_of(outcome, request, kinds)
     promise = Promise.of(outcome, now)
-    rate, limit = promise.most(now)
+    estimated, _ = promise.most(now)
+    simulated = highest_rate_per_s(outcome, request.load)
+    scale = simulated / estimated if estimated > 0 and simulated > 0 else 1.0
+    rate, limit = _scaled(promise, now, scale)
     rows: list[dict[str, object]] = []
     for name, found in _steps(now, request, kinds):
         if isinstance(found, str):
             rows.append({"step": name, "why_not": found})
             continue
-        reached, limited = promise.most(found)
+        reached, limited = _scaled(promise, found, scale)
         loss = expected_loss(
             found.kind.layout.quantization, found.kind.layout.kv_cache_dtype, checkpoint=request.model.quantization
         )
@@ -79,6 +85,13 @@ def next_steps(outcome: Outcome, request: PlanRequest, kinds: Sequence[ReplicaKi
         ],
         "steps": rows,
     }
+
+
+def _scaled(promise: Promise, fleet: Fleet, scale: float) -> tuple[float, str]:
+    """The closed form's rate times ``scale``, up to where the head-room ends."""
+    rate, limit = promise.most(fleet)
+    most = fleet.capacity_per_s * (1.0 - promise.headroom) * fleet.replicas
+    return (rate * scale, limit) if rate * scale < most * (1.0 - 1e-6) else (most, HEADROOM)
 
 
 def _steps(now: Fleet, request: PlanRequest, kinds: Sequence[ReplicaKind]) -> Iterator[tuple[str, Fleet | str]]:

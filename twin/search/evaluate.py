@@ -156,7 +156,7 @@ class Outcome:
         if self.load == "overloaded":
             said.append("overloaded: the backlog grows over the last half of the trace")
         if self.load == "lost":
-            said.append("lost: its worker died twice, so nothing is known of it")
+            said.append("lost: the processes that ran it died, so nothing is known of it")
         if self.deployment.utilisation > 1 - self.headroom:
             said.append(
                 f"utilisation of {self.deployment.utilisation:.0%} at the busiest five minutes,"

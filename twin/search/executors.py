@@ -28,7 +28,7 @@ Function = Callable[[Shared, Item], Result]
 ExecutorName = Literal["local", "ray"]
 EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
 
-MOST_TRIES = 2
+MOST_TRIES = 3
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 }
@@ -59,7 +59,8 @@ class Executor(Protocol[Item, Result]):
     def map(self, items: Sequence[Item], done: Callable[[int, Result], None] = ignore) -> list[Result | Lost[Item]]:
         """Results in the order of ``items``; ``done(position, result)`` in this process as each arrives, in any order.
 
-        An evaluation whose process dies is tried once more, then it is :class:`Lost` (``done`` does not hear of it).
+        An evaluation whose process dies is tried again, in all three times, then it is :class:`Lost` (``done`` does not
+        hear of it).
         What an evaluation raises is raised here as itself; of several, the first in the order of ``items``. Ctrl-C
         ends the evaluations under way; the executor can be used again.
         """
@@ -129,7 +130,7 @@ class Pool(Generic[Shared, Item, Result]):
 
     ``joblib.Parallel`` itself gives up the whole batch when a worker dies. A dead worker breaks a loky executor too, but
     it says which evaluations are still owed. Only as many are under way as there are workers, so those are the suspects,
-    and each is tried again alone in a new pool: whatever kills its worker twice cannot take another with it.
+    and each is tried again alone in a new pool: whatever kills its workers cannot take another with it.
     """
 
     def __init__(self, function: Function[Shared, Item, Result], shared: Shared, jobs: int) -> None:

@@ -127,7 +127,7 @@ class Simulator:
         return Outcome(self.deployment(row), measured, self.bounds, self.headroom)
 
     def many(self, rows: Sequence[int], fidelity: Fidelity = "slice") -> list[Outcome]:
-        """Outcomes of ``rows``, in their order. One whose workers died twice keeps no promise, and is named in ``lost``."""
+        """Outcomes of ``rows``, in their order. One whose workers kept dying keeps no promise, and is named in ``lost``."""
         cache, total = self.done[fidelity], self.max_whole if fidelity == "whole" else self.max_evaluations
         names = {row: self.screen.candidate(row).id for row in dict.fromkeys(rows) if row not in cache}
         for row, name in names.items():
