@@ -89,7 +89,7 @@ def test_an_evaluation_that_always_kills_its_worker_is_lost_alone(cluster: str, 
     assert isinstance(results[4], Lost)
     assert "died, 3 times" in results[4].reason
     assert [r for at, r in enumerate(results) if at != 4] == [item * item for item in range(6) if item != 4]
-    assert evaluations.tries(tmp_path, 4) == 2
+    assert evaluations.tries(tmp_path, 4) == 3
 
 
 def test_what_an_evaluation_raises_is_raised_as_itself_the_first_in_order(cluster: str, tmp_path: Path) -> None:
