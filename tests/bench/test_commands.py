@@ -35,17 +35,15 @@ def test_help(benchmark, figure) -> None:
 
 def test_plan(benchmark, figure, shared: Path, tmp_path: Path) -> None:
     trace = shared / "traces" / "AzureLLMInferenceTrace_conv.csv"
-    seconds, out = benchmark.pedantic(
-        run,
-        args=(
-            "plan", "--traffic", trace, "--model", "Qwen/Qwen3-32B", "--budget", "120k/month", "--ttft", "p90:1s",
-            "--tpot", "p90:50ms", "--max-model-len", "16384", "--format", "json", "--out", tmp_path,
-        ),
-        rounds=1,
+    asked = (
+        "plan", "--traffic", trace, "--model", "Qwen/Qwen3-32B", "--budget", "120k/month", "--ttft", "p90:1s",
+        "--tpot", "p90:50ms", "--max-model-len", "16384", "--format", "json", "--out", tmp_path,
     )  # fmt: skip
+    seconds, out = benchmark.pedantic(run, args=asked, rounds=1)
     plan = json.loads(out)
     figure("plan for the Azure conversation trace, all measured GPU types", seconds, "s", at_most=60)
     figure("configurations screened after memory pruning", plan["screened"], "", at_least=1000)
+    figure("the same plan with --risk", run(*asked, "--risk")[0], "s", at_most=180)
 
 
 def test_validate(benchmark, figure, shared: Path, tmp_path: Path) -> None:
