@@ -153,7 +153,7 @@ def deployment() -> Deployment:
 def warm(where: str, given: tuple[Deployment, Trace], workers: int) -> Iterator[Executor[int, object]]:
     """An executor whose workers have evaluated once. One of a local executor is this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT / "tests" / "plan"))
+        patch.setenv("PYTHONPATH", str(ROOT / "tests" / "helpers"))
         with open_executor(where, evaluations.simulated, given, jobs=workers) as executor:
             executor.map(range(2 * workers))
             yield executor
