@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
 
 from twin.base import InputError, unknown_name
@@ -179,7 +180,12 @@ class Pool(Generic[Shared, Item, Result]):
         return not alone and len(running) < self._jobs
 
     def _submit(self, item: Item) -> Future[Result]:
-        # Spawned processes inherit the mask: Ctrl-C reaches this process alone, which ends them.
+        from joblib.externals.loky.backend.resource_tracker import ensure_running
+
+        # Spawned processes inherit the mask: Ctrl-C reaches this process alone, which ends them. Starting a tracker of
+        # resources would lift it again.
+        ensure_running()
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             if self._processes is None:
@@ -202,9 +208,14 @@ class Pool(Generic[Shared, Item, Result]):
 
     def close(self) -> None:
         """End every process, whatever it is doing; the next :meth:`map` starts new ones."""
-        if self._processes is not None:
-            self._processes.shutdown(kill_workers=True)
+        if self._processes is None:
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a second Ctrl-C would leave some of them
+        try:
+            self._processes.shutdown(kill_workers=True)  # by psutil; without it loky asks pgrep, which Ctrl-C ends too
             self._processes = None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: list[tuple[Callable[[Any, Any], Any], Any]] = []
