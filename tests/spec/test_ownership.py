@@ -220,3 +220,12 @@ def test_a_book_of_ones_own_says_only_what_differs(tmp_path: Path) -> None:
     file.write_text("prices:\n  h100_sxm: {on_demand: 2.95}\nownership:\n  electricity: 0.11\n")
     with pytest.raises(InputError, match=r"book.yaml:4: .*did you mean 'electricity_usd_per_kwh'"):
         load_price_book(file)
+
+
+def test_a_book_without_prices_adds_to_the_shipped_one(tmp_path: Path) -> None:
+    file = tmp_path / "book.yaml"
+    file.write_text("items:\n  support contract: 4000\n")
+    own, shipped = load_price_book(file), load_price_book()
+    assert [*own.items] == ["support contract"]
+    assert own.prices == shipped.prices
+    assert own.ownership == shipped.ownership

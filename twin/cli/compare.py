@@ -22,7 +22,7 @@ TOLD = {
     "risk.down.node.share_of_traffic": "traffic it holds with one node down",
     "risk.growth.breaks_in_month": "growth breaks it in month",
     "risk.usd_per_month.p95": "$/month, 95 % point",
-    "money.idle.usd_per_month": "of it idle",
+    "money.idle.usd_per_month": "$/month for capacity unused",
     **{f"money.tco.usd.{way}": f"36 months, {name}" for way, name in WAYS.items()},
 }
 """What the table shows of risk and money."""

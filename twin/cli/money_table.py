@@ -26,7 +26,8 @@ def _sentences(money: dict[str, Any]) -> Iterator[str]:
     totals = " · ".join(
         f"{WAYS[kind]} ${usd:,.0f}" for kind, usd in sorted(tco["usd"].items(), key=lambda item: item[1])
     )
-    grown = f", growing {tco['growth_per_month']:.1%} a month" if tco["growth_per_month"] else ""
+    rate = tco["growth_per_month"]
+    grown = f", traffic growing {rate:.1%} a month and replicas with it once the head-room is used up" if rate else ""
     yield f"\nOver {tco['months']} months{grown}: {totals}."
     if (idle := money["idle"]) is not None:
         spare, bill = idle["usd_per_month"], money["usd_per_month"]

@@ -72,7 +72,7 @@ def plan(
     risk: Annotated[
         bool, typer.Option("--risk", help="How sure the options are: possible worlds, growth, failures.")
     ] = False,
-    worlds: Annotated[int, typer.Option(help="Possible worlds for --risk.", min=8)] = 64,
+    worlds: Annotated[int, typer.Option(help="Possible worlds for --risk.", min=8, max=4096)] = 64,
     confidence: Annotated[str, typer.Option(help="With --risk, in how many worlds the recommended holds.")] = "90%",
     explain: Annotated[
         str | None, typer.Option(help="Option (id, or recommended …): what binds, what a step up buys.")

@@ -205,6 +205,11 @@ def _check_flags(flags: Mapping[str, Any], today: Scenario | None) -> None:
     check_algorithm(flags["algorithm"])
     if flags["ray_address"] is not None and flags["executor"] != "ray":
         raise InputError(f"--ray-address {flags['ray_address']} needs the executor: --executor ray")
+    if flags["horizon"] and flags["growth"] is None:
+        raise InputError("--horizon says how far ahead --growth reaches, and there is no --growth")
+    idle = [flag for flag, usual in (("worlds", 64), ("confidence", "90%")) if flags[flag] != usual]
+    if idle and not flags["risk"]:
+        raise InputError(f"--{idle[0]} is of --risk, which was not asked for")
     if flags["node_size"] not in (1, 8):
         raise InputError(f"--node-size is 1 or 8, not {flags['node_size']}")
     given = [f"--{name.replace('_', '-')}" for name in OF_A_SCENARIO if flags[name]]
@@ -253,7 +258,10 @@ def _offers(names: str | None, kind: Kind, flags: Mapping[str, Any]) -> tuple[An
     book, region = load_price_book(flags["price_book"]), flags["region"]
     wanted = profile_names() if names is None else list(dict.fromkeys(part.strip() for part in names.split(",")))
     profiles = [load_profile(name) for name in wanted]
-    prices, unpriced, assumed = {}, [], []
+    prices: dict[str, Any] = {}
+    unpriced: list[str] = []
+    assumed: list[str] = []
+    refused: InputError | None = None
     if names is None:
         profiles = [profile for profile in profiles if profile.device == "gpu"]
         assumed = [profile.name for profile in profiles if profile.origin == "assumed"]
@@ -261,10 +269,13 @@ def _offers(names: str | None, kind: Kind, flags: Mapping[str, Any]) -> tuple[An
     for profile in profiles:
         try:
             prices[profile.name] = book.price(profile.name, kind, region)
-        except InputError:
-            if names is not None or (region is not None and region not in book.regions):
+        except InputError as error:
+            if region is not None and region not in book.regions:
                 raise
             unpriced.append(profile.name)
+            refused = refused or error
+    if names is not None and refused:
+        raise InputError(f"{refused.what}{_priced(prices)}", where=refused.where)
     place = f" in {region}" if region else ""
     if not prices:
         raise InputError(f"no GPU has a price of kind {kind}{place}", where=book.name)
@@ -274,6 +285,10 @@ def _offers(names: str | None, kind: Kind, flags: Mapping[str, Any]) -> tuple[An
     }
     notes = tuple(f"left out {why}: {', '.join(gpus)}" for why, gpus in left_out.items() if gpus)
     return tuple(p for p in profiles if p.name in prices), prices, notes
+
+
+def _priced(prices: Mapping[str, Any]) -> str:
+    return f"; leave it out: {', '.join(prices)} of those named can be had" if prices else ""
 
 
 def _trace(asked: Traffic, seed: int) -> Any:

@@ -55,6 +55,13 @@ def remembered(flags: Mapping[str, Any], defaults: Mapping[str, Any], resume: Pa
     if unknown:
         raise InputError(f"this is no record of a question: {unknown[0]}", where=str(resume / FLAGS))
     kept |= {name: Path(os.path.normpath(resume / kept[name])) for name in FILES if kept.get(name)}
+    gone = [name for name in FILES if kept.get(name) and flags[name] == defaults[name] and not kept[name].exists()]
+    if gone:
+        flag = f"--{gone[0].replace('_', '-')}"
+        raise InputError(
+            f"its {gone[0]} was {kept[gone[0]].name}, no longer where it lay from here: name it by {flag}",
+            where=str(resume),
+        )
     if (model := kept.get("model")) and model.endswith(".json"):
         kept["model"] = os.path.normpath(resume / model)
     return {name: value if value != defaults[name] else kept.get(name, value) for name, value in flags.items()}
@@ -86,7 +93,7 @@ def search_in(
         yield search
     finally:
         journal.close()
-        if search.published or not len(journal):
+        if search.published or len(journal) == journal.resumed:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             note(f"what was simulated is kept; go on with --resume {folder}")

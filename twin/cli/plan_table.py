@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from twin.cli.class_table import class_lines, serves
@@ -11,6 +12,12 @@ from twin.cli.risk_table import risk_parts, risk_row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+LEGEND = (
+    "layout: GPUs of a replica × replicas; precision: weights/KV cache; seats/tokens: --max-num-seqs and"
+    " --max-num-batched-tokens; use: of capacity at the busiest five minutes"
+)
 
 
 def option_row(item: dict[str, Any]) -> dict[str, object]:
@@ -35,6 +42,9 @@ def plan_table(payload: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(head)]
     if payload["options"]:
         parts.append(_options_table("Options that hold", payload["options"]))
+        parts.append(Text(LEGEND, style="dim"))
+    elif payload.get("interrupted"):
+        parts += [Text(line) for line in _so_far(payload)]
     else:
         parts.append(Text(f"Nothing holds. {payload['binding']}", style="bold"))
     if payload["near_misses"]:
@@ -44,12 +54,31 @@ def plan_table(payload: dict[str, Any]) -> RenderableType:
         parts.append(Text(_fixed_line(payload["fixed"])))
     parts += [*_deploy(payload), *money_parts(payload), *risk_parts(payload)]
     parts += [explanation_table(item) for item in payload.get("explanation", ())]
-    if payload["rejected"]:
-        said = f"{payload['screened']:,} configurations screened, {payload['simulated']:,} simulated; ruled out:"
-        parts.append(Text(f"\n{said}"))
-        parts += [Text(f"  {item['count']:>6,}  {item['reason']}") for item in payload["rejected"]]
+    parts += [Text(line) for line in _ruled_out(payload)]
     parts += [Text(f"Note: {text}") for text in payload["notes"]]
     return Group(*parts)
+
+
+def _so_far(payload: dict[str, Any]) -> Iterator[str]:
+    """Of a search that was stopped."""
+    yield f"\nStopped after {payload['simulated']:,} configurations. The front so far, on the busiest minutes:"
+    for point in payload["front"]:
+        latency = ", ".join(f"p99 {name.upper()} {point[f'p99_{name}_ms']:,.0f} ms" for name in ("ttft", "tpot"))
+        yield f"  ${point['usd_per_month']:>9,.0f}/month  {latency}  {point['id']}"
+    if not payload["front"]:
+        yield "  nothing that was simulated holds"
+
+
+def _ruled_out(payload: dict[str, Any]) -> Iterator[str]:
+    titles = {
+        "memory": "Engine settings that cannot start or were not wanted:",
+        "screen": f"{payload['screened']:,} configurations screened, {payload['simulated']:,} simulated; ruled out:",
+    }
+    for stage, title in titles.items():
+        found = [item for item in payload["rejected"] if item["stage"] == stage]
+        if found:
+            yield f"\n{title}"
+        yield from (f"  {item['count']:>6,}  {item['reason']}" for item in found)
 
 
 def _options_table(title: str, options: list[dict[str, Any]]) -> RenderableType:

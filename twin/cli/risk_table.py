@@ -26,6 +26,10 @@ def risk_parts(payload: dict[str, Any]) -> list[RenderableType]:
         parts.append(Text(f"  {_name(option)}: {option['risk']['text']}."))
         if promise := _promise(option["risk"].get("bounds", [])):
             parts.append(Text(f"    At 90 % it could promise {promise}."))
+    parts += [
+        Text(f"$/month: {how}.")
+        for how in dict.fromkeys(o["risk"]["usd_per_month"]["how"] for o in judged if "usd_per_month" in o["risk"])
+    ]
     of_plan = payload.get("risk") or {}
     if (ranked := of_plan.get("sensitivity")) and "tail" in ranked:
         parts += [
@@ -79,7 +83,7 @@ def _table(options: list[dict[str, Any]]) -> RenderableType:
         held, cost, node = risk["probability_held"], risk["usd_per_month"], risk["down"]["node"]
         table.add_row(
             _name(option, "\n"),
-            f"{held['value']:.0%} ± {held['stderr']:.0%}",
+            f"all {risk['worlds']}" if held["value"] == 1 else f"{held['value']:.0%} ± {held['stderr']:.0%}",
             f"×{risk['headroom']['factor']:.2f}",
             f"{cost['p5']:,.0f}–{cost['p95']:,.0f}" if cost["p5"] < cost["p95"] else f"{cost['value']:,.0f}, no spread",
             _month(risk["growth"]),

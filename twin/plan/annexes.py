@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from twin.base import unknown_name
+from twin.base import InputError, unknown_name
 from twin.plan.explain import explain
 from twin.plan.fleet import Pooled
 from twin.plan.request import PlanRequest
@@ -16,11 +16,13 @@ from twin.results.tco import cost_of
 from twin.risk.growth import Growth
 from twin.risk.what_if import Choose
 from twin.search.evaluate import Outcome
+from twin.search.screen import Screen
 from twin.search.space import ReplicaKind
 from twin.spec.prices import PriceBook, PriceKind
 from twin.traffic.synthetic import SyntheticTraffic
 
 Option = Outcome | Pooled
+NAMES = ("recommended", "cheapest", "best_latency")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,11 @@ class Annexes:
     explained: str | None = None
 
 
-def money(asked: Annexes, request: PlanRequest, option: Option) -> dict[str, object]:
-    """The bill, its idle part and each other way to pay, under ``money``; nothing without a price book."""
+def money(asked: Annexes, request: PlanRequest, option: Option, risks: Risks) -> dict[str, object]:
+    """The bill, its idle part and each other way to pay, under ``money``; nothing without a price book.
+
+    Replicas are added when the head-room is used up: the simulated one where risk tells it, else the closed form's.
+    """
     if asked.book is None:
         return {}
     pools = (
@@ -52,7 +57,7 @@ def money(asked: Annexes, request: PlanRequest, option: Option) -> dict[str, obj
         else [(option, request)]
     )
     tree = cost_of(
-        [_gpus(outcome, own) for outcome, own in pools],
+        [_gpus(outcome, own, risks.get(outcome.candidate.id, {})) for outcome, own in pools],
         asked.price,
         asked.book,
         region=asked.region,
@@ -62,14 +67,17 @@ def money(asked: Annexes, request: PlanRequest, option: Option) -> dict[str, obj
     return {"money": tree.as_json()}
 
 
-def _gpus(outcome: Outcome, request: PlanRequest) -> GpuGroup:
+def _gpus(outcome: Outcome, request: PlanRequest, risk: Mapping[str, object]) -> GpuGroup:
     """``utilisation`` is of what the fleet could serve: a replica with one request is busy, and yet has most of itself to
     spare."""
     candidate, load = outcome.candidate, request.load
     used = outcome.deployment.utilisation * len(load.trace) / load.trace.duration_s / load.peak_rate_per_s
     share, watts = outcome.measured.figures.get("energy"), request.limits.gpu_watts[candidate.gpu]
     drawn = None if share is None else kwh_per_month(candidate.num_gpus, watts, share)
-    return GpuGroup(candidate.gpu, candidate.num_gpus, candidate.replicas, min(used, 1.0), drawn)
+    found = risk.get("headroom")
+    known = float(found["factor"]) if isinstance(found, Mapping) else 0.0
+    room = max(known or (1.0 - outcome.headroom) / outcome.deployment.utilisation, 1.0)
+    return GpuGroup(candidate.gpu, candidate.num_gpus, candidate.replicas, min(used, 1.0), drawn, room)
 
 
 def risk(
@@ -98,6 +106,18 @@ def held(risks: Risks, option: Option) -> dict[str, object]:
     """For a point of the front: in which share of its worlds it holds, where that is known."""
     found = risks.get(option.candidate.id, {}).get("probability_held")
     return {"probability_held": found["value"]} if isinstance(found, Mapping) else {}
+
+
+def check_explained(asked: Annexes, request: PlanRequest, judged: Screen) -> None:
+    """Raises :class:`InputError` before the search for an option that it cannot find; pools are named by what is found."""
+    if asked.explained is None or asked.explained in NAMES or request.classes:
+        return
+    known = {judged.candidate(row).id for row in range(len(judged))}
+    if asked.explained not in known:
+        near = unknown_name("option", asked.explained, [*NAMES, *known], where="--explain")
+        raise InputError(
+            near.what, where=near.where, nearest=near.nearest, allowed=[*NAMES, "the id of a configuration"]
+        )
 
 
 def explanation(

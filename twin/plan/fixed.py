@@ -80,7 +80,7 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario, asked: Annexes | No
     risks, of_plan = risk(
         asked, request, [outcome], lambda _: (outcome, [outcome]), lambda some: next(iter(some), None)
     )
-    shown |= money(asked, request, outcome)
+    shown |= money(asked, request, outcome, risks)
     if risks:
         shown["risk"] = risks[outcome.candidate.id]
     shown["vllm_command"] = _command(str(shown["vllm_command"]), scenario.engine)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from twin.plan.annexes import Annexes, explanation, held, money, risk, sure
+from twin.plan.annexes import Annexes, check_explained, explanation, held, money, risk, sure
 from twin.plan.answer import SCHEMA_VERSION, notes_of, option_of, point, rejections, traffic
 from twin.plan.asked import scores_of
 from twin.plan.choice import choose, recommended_of
@@ -50,6 +50,7 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
     """
     running, asked = running or Running(), asked or Annexes()
     kinds, refused, judged = screened(request)
+    check_explained(asked, request, judged)
     found = searched(request, judged, judged.alive(), running)
     fleets = pooled(request, lambda asked, share: _pool(asked, share, found, running))
     holding: list[Outcome | Pooled] = [*found.holding, *fleets]
@@ -72,7 +73,7 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
             {
                 **option_of(request, o, names),
                 **weighed.get(o.candidate.id, {}),
-                **money(asked, request, o),
+                **money(asked, request, o, risks),
                 **({"risk": risks[o.candidate.id]} if o.candidate.id in risks else {}),
             }
             for o, names in chosen

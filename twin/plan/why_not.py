@@ -62,7 +62,7 @@ def _purse(request: PlanRequest, judged: Screen, beyond: Ints, least: Outcome) -
 
 
 def _purse_miss(request: PlanRequest, outcome: Outcome) -> str:
-    asked = request.budget_text or f"--max-gpus {request.max_gpus}"
+    asked = request.budget_text if request.budget else f"--max-gpus {request.max_gpus}"
     return f"${usd_per_month(outcome.usd_per_hour):,.0f}/month for {outcome.candidate.num_gpus} GPU(s) is over {asked}"
 
 

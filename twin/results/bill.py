@@ -34,7 +34,8 @@ USUAL_ITEMS: dict[str, tuple[PriceKind, ...]] = {
 @dataclass(frozen=True)
 class GpuGroup:
     """GPUs of one type in a fleet. ``utilisation``: mean share of time its GPUs are busy. ``board_kwh_per_month``: drawn by
-    its boards alone; without it the provisioned power is paid for all hours.
+    its boards alone; without it the provisioned power is paid for all hours. ``room``: how many times the planned traffic it
+    serves before it needs more replicas.
     """
 
     gpu: str
@@ -42,6 +43,7 @@ class GpuGroup:
     replicas: int = 1
     utilisation: float | None = None
     board_kwh_per_month: float | None = None
+    room: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ def _way(
     lines = (*(line for _, part in bill for line in part), *fixed)
     usd = total(lines)
     grown = math.fsum(
-        total(part) * fleet_months(group.replicas, growth_per_month, months) / group.replicas for group, part in bill
+        total(part) * fleet_months(group.replicas, growth_per_month, months, group.room) / group.replicas
+        for group, part in bill
     )
     per_hour = usd / HOURS_PER_MONTH
     return Way(

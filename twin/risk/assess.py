@@ -85,7 +85,9 @@ def risk_of(pools: Sequence[Judged], growth: Growth | None, seed: int) -> dict[s
         "usd_per_month": {
             "value": sum(pool.outcome.usd_per_hour for pool in pools) * HOURS_PER_MONTH,
             **_interval(cost),
-            "how": "prices spread over the providers of the price book" if spread else "one price is known: no spread",
+            "how": "prices spread over the providers of the price book, which a signed quote ends"
+            if spread
+            else "one price is known: no spread",
         },
         "down": {what: _down(pools, at, breaks, what) for what in ("replica", "node")},
         "engine_errors": [_errors(pool) for pool in pools],
@@ -220,6 +222,8 @@ def said(risk: dict[str, Any]) -> str:
     """In one sentence."""
     held, room = risk["probability_held"], risk["headroom"]["factor"]
     text = f"holds in {held['value']:.0%} ± {held['stderr']:.0%} of {risk['worlds']} worlds"
+    if held["value"] == 1:
+        text = f"holds in all {risk['worlds']} worlds"
     text += f"; head-room: ×{room:.2f} of the traffic" if room else "; it holds at no rate that was tried"
     if risk["growth"]:
         text += f"; {risk['growth']['text']}"

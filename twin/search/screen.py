@@ -38,6 +38,8 @@ SAMPLED_PROMPTS = 16
 OVERLOADED = "overloaded at the busiest five minutes"
 SPARE_REPLICAS = 8
 MOST_SURPLUS = 3
+MOST_REPLICAS = 4096
+"""Nobody runs more of one kind; what needs more is overloaded with these."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def screen(
         settings = np.argwhere(kind.num_gpu_blocks > 0)
         capacity, at = _capacities(kind, load, settings)
         least = np.ceil(load.peak_rate_per_s / max(float(capacity.max()), 1e-12))
+        least = min(least, MOST_REPLICAS)
         replicas = np.arange(1, int(max(SPARE_REPLICAS, MOST_SURPLUS * least)) + 1)
         setting, count = (grid.ravel() for grid in np.meshgrid(np.arange(len(settings)), replicas, indexing="ij"))
         rate = load.peak_rate_per_s / count

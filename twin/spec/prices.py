@@ -154,13 +154,15 @@ class PriceBook(Frozen):
 
 def load_price_book(path: Path | None = None) -> PriceBook:
     """The shipped price book, or the user's instead of it. What an ``ownership`` section of theirs must have and leaves out,
-    a lifetime or an interest, is the shipped one's.
+    a lifetime or an interest, is the shipped one's; so are all prices where theirs names none.
 
     Raises :class:`InputError` with file and line.
     """
     shipped = data_dir("hwprofiles") / "prices.yaml"
     document = read_yaml(shipped if path is None else path)
     document.data.setdefault("name", document.name)
+    if path is not None and document.data.keys() <= {"schema_version", "name", "ownership", "items"}:
+        document.data = {**read_yaml(shipped).data, **document.data}
     if path is not None and isinstance(own := document.data.get("ownership"), dict):
         needed = {name for name, field in Ownership.model_fields.items() if field.is_required()} - own.keys()
         usual = read_yaml(shipped).data["ownership"] if needed else {}
