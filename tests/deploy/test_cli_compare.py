@@ -29,7 +29,8 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 
 def figures(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["figure"]: row for row in answer["figures"]}
+    """By name; of equal names the option's own, not its bill's."""
+    return {row["figure"]: row for row in sorted(answer["figures"], key=lambda row: row["group"] != "money")}
 
 
 @pytest.fixture(scope="session")

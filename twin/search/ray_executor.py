@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from twin.search.executors import MOST_TRIES, Function, Item, Lost, Result, Shar
 CONNECT_S = 2.0
 TRIAL_S = 10.0
 WORKER_S = 60.0
+RETRY_S = 0.5
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of workers that are started here: many times what evaluations share."""
 
@@ -134,6 +136,8 @@ class RayTasks(Generic[Item, Result]):
                 elif not isinstance(error, RayError):
                     errors[at] = error
                 elif tries[at] < MOST_TRIES:
+                    # Ray may hold the lease of a worker for a moment longer than the worker lives.
+                    time.sleep(RETRY_S * tries[at])
                     tries[at] += 1
                     running[self._submit(items[at])] = at
                 else:
