@@ -26,10 +26,9 @@ def risk_parts(payload: dict[str, Any]) -> list[RenderableType]:
         parts.append(Text(f"  {_name(option)}: {option['risk']['text']}."))
         if promise := _promise(option["risk"].get("bounds", [])):
             parts.append(Text(f"    At 90 % it could promise {promise}."))
-    parts += [
-        Text(f"$/month: {how}.")
-        for how in dict.fromkeys(o["risk"]["usd_per_month"]["how"] for o in judged if "usd_per_month" in o["risk"])
-    ]
+    ours = next((o["risk"] for o in judged if o["id"] == payload.get("recommended")), judged[0]["risk"])
+    if "usd_per_month" in ours:
+        parts.append(Text(f"$/month: {ours['usd_per_month']['how']}."))
     of_plan = payload.get("risk") or {}
     if (ranked := of_plan.get("sensitivity")) and "tail" in ranked:
         parts += [
