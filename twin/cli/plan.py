@@ -11,7 +11,7 @@ import typer
 
 from twin.cli.common import Format, emit, note, plain
 from twin.cli.plan_progress import watched
-from twin.cli.plan_question import Executor, Kind, TooLong, annexes_of, request_of
+from twin.cli.plan_question import OF_RISK, Executor, Kind, TooLong, annexes_of, request_of
 from twin.cli.plan_run import Search, remembered, search_in, write_plan
 from twin.cli.plan_table import option_row, plan_table
 
@@ -72,8 +72,10 @@ def plan(
     risk: Annotated[
         bool, typer.Option("--risk", help="How sure the options are: possible worlds, growth, failures.")
     ] = False,
-    worlds: Annotated[int, typer.Option(help="Possible worlds for --risk.", min=8, max=4096)] = 64,
-    confidence: Annotated[str, typer.Option(help="With --risk, in how many worlds the recommended holds.")] = "90%",
+    worlds: Annotated[int, typer.Option(help="Possible worlds for --risk.", min=8, max=4096)] = OF_RISK["worlds"],
+    confidence: Annotated[str, typer.Option(help="With --risk, in how many worlds the recommended holds.")] = OF_RISK[
+        "confidence"
+    ],
     explain: Annotated[
         str | None, typer.Option(help="Option (id, or recommended …): what binds, what a step up buys.")
     ] = None,
@@ -100,19 +102,22 @@ def _answer(flags: Mapping[str, Any]) -> int:
     """The question that ``flags`` ask, answered on stdout."""
     from twin.plan.fixed import evaluate_fixed
     from twin.plan.plan import solve
+    from twin.spec.prices import load_price_book
     from twin.spec.scenario import load_scenario
 
     out, fmt = flags["out"], flags["fmt"]
     today = None if flags["fixed"] is None else load_scenario(flags["fixed"])
-    request, wanted = request_of(flags, today)
+    book = load_price_book(flags["price_book"])
+    request, wanted = request_of(flags, today, book)
+    asked = annexes_of(flags, wanted, book)
     for text in request.load.trace.notes:
         note(f"{request.load.trace.name}: {text}")
     if today is not None:
-        answer = evaluate_fixed(request, today, annexes_of(flags, wanted))
+        answer = evaluate_fixed(request, today, asked)
         _finish(answer, request, wanted, out, None)
     else:
         with search_in(out, flags, request.facets, flags["resume"]) as search, watched(search.journal) as running:
-            answer = solve(request, running, annexes_of(flags, wanted))
+            answer = solve(request, running, asked)
             _finish(answer, request, wanted, out, search)
     shown: Any = answer.payload
     rows = [option_row(item) for item in [*shown["options"], *shown["near_misses"]]]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from twin.plan.annexes import Annexes
     from twin.plan.request import PlanRequest
     from twin.search.precisions import Precisions
+    from twin.spec.prices import PriceBook
     from twin.spec.scenario import Scenario, Traffic
     from twin.spec.versions import VersionName
 
@@ -25,6 +26,8 @@ RECIPE = (
 )
 OF_A_SCENARIO = ("model", "gpu", "quantization", "kv_cache_dtype")
 """Flags that a deployment to judge leaves no room for."""
+OF_RISK: dict[str, Any] = {"worlds": 64, "confidence": "90%"}
+"""Flags that say nothing without ``--risk``, and their defaults."""
 
 
 def rate_factor(rate: str | None, growth: str | None, months: float) -> float:
@@ -103,7 +106,7 @@ def _recipe(flags: dict[str, Any]) -> Any:
     )
 
 
-def request_of(flags: Mapping[str, Any], today: Scenario | None) -> tuple[PlanRequest, Scenario]:
+def request_of(flags: Mapping[str, Any], today: Scenario | None, book: PriceBook) -> tuple[PlanRequest, Scenario]:
     """The question for the plan room, and the same as a scenario that lacks only its deployment.
 
     ``flags`` of ``twin plan`` by name. With a deployment of ``today`` its model, engine and promises stand where no flag
@@ -138,7 +141,7 @@ def request_of(flags: Mapping[str, Any], today: Scenario | None) -> tuple[PlanRe
         most, node = flags["max_gpus"], flags["node_size"]
         check_limits(spec, budget=budget, max_gpus=most, node_size=node, settings=settings, precisions=precisions)
     kind = flags["price"] or (today.price if today else "on_demand")
-    profiles, prices, notes = _offers(today.deployment.gpu if today else flags["gpu"], kind, flags)
+    profiles, prices, notes = _offers(today.deployment.gpu if today else flags["gpu"], kind, book, flags["region"])
     seed = flags["seed"]
     load = make_workload(_trace(asked, seed), spec, max_model_len=longest, too_long=asked.too_long)
     request = PlanRequest(
@@ -178,15 +181,14 @@ def request_of(flags: Mapping[str, Any], today: Scenario | None) -> tuple[PlanRe
     return asked_of(request, classes, objectives), wanted
 
 
-def annexes_of(flags: Mapping[str, Any], wanted: Scenario) -> Annexes:
+def annexes_of(flags: Mapping[str, Any], wanted: Scenario, book: PriceBook) -> Annexes:
     """What is asked beside the options: bills, risk and an explanation."""
     from twin.plan.annexes import Annexes
     from twin.risk.growth import parse_growth
-    from twin.spec.prices import load_price_book
 
     growth, traffic = flags["growth"], wanted.traffic
     return Annexes(
-        book=load_price_book(flags["price_book"]),
+        book=book,
         price=wanted.price,
         region=flags["region"],
         growth=None if growth is None else parse_growth(growth, planned_months=flags["horizon"]),
@@ -207,7 +209,7 @@ def _check_flags(flags: Mapping[str, Any], today: Scenario | None) -> None:
         raise InputError(f"--ray-address {flags['ray_address']} needs the executor: --executor ray")
     if flags["horizon"] and flags["growth"] is None:
         raise InputError("--horizon says how far ahead --growth reaches, and there is no --growth")
-    idle = [flag for flag, usual in (("worlds", 64), ("confidence", "90%")) if flags[flag] != usual]
+    idle = [flag for flag, usual in OF_RISK.items() if flags[flag] != usual]
     if idle and not flags["risk"]:
         raise InputError(f"--{idle[0]} is of --risk, which was not asked for")
     if flags["node_size"] not in (1, 8):
@@ -249,13 +251,13 @@ def _listed(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.split(",")]
 
 
-def _offers(names: str | None, kind: Kind, flags: Mapping[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+def _offers(
+    names: str | None, kind: Kind, book: PriceBook, region: str | None
+) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     """Profiles and their prices: of the GPUs named, else of all that were measured and have a price of this kind."""
     from twin.base import InputError
     from twin.spec.hardware import load_profile, profile_names
-    from twin.spec.prices import load_price_book
 
-    book, region = load_price_book(flags["price_book"]), flags["region"]
     wanted = profile_names() if names is None else list(dict.fromkeys(part.strip() for part in names.split(",")))
     profiles = [load_profile(name) for name in wanted]
     prices: dict[str, Any] = {}

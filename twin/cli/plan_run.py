@@ -78,12 +78,12 @@ def search_in(
     from twin.search.journal import FILE, Journal
 
     # Read before anything is made, so that a search that cannot be gone on with leaves nothing behind.
-    Journal(question, resume=None if resume is None else resume / FILE)
+    journal = Journal(question, resume=None if resume is None else resume / FILE)
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=out))
         (folder / FLAGS).write_text(json.dumps(_portable(flags, folder), indent=2) + "\n", encoding="utf-8")
-        journal = Journal(question, folder / FILE, None if resume is None else resume / FILE)
+        journal.write_to(folder / FILE)
     except OSError as error:
         raise TwinError(f"cannot write to {out}: {error.strerror}") from error
     if journal.resumed:
@@ -113,7 +113,7 @@ def write_plan(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path, 
 
     ``plan.json`` holds the very bytes of ``--format json``.
     """
-    from twin.plan.fleet import Pooled
+    from twin.plan.fleet import Pooled, pools_of
     from twin.results.run import write_run
     from twin.search.evaluate import simulated
     from twin.search.journal import FILE
@@ -122,9 +122,7 @@ def write_plan(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path, 
     if outcome is None:
         return None
     held = answer.recommended is not None
-    first = (
-        outcome.pools[0].outcome if isinstance(outcome, Pooled) else outcome
-    )  # a scenario holds one pool; plan.json all
+    first = pools_of(outcome, request)[0][0]  # a scenario holds one pool; plan.json all
     requests = None
     if held and isinstance(outcome, Pooled):
         requests = outcome.simulated.table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twin.base import InputError, unknown_name
 from twin.plan.explain import explain
-from twin.plan.fleet import Pooled
+from twin.plan.fleet import Option, pools_of
 from twin.plan.request import PlanRequest
 from twin.plan.risk import Decide, RiskRequest, Risks, assess_plan
 from twin.results.bill import GpuGroup
@@ -21,7 +21,6 @@ from twin.search.space import ReplicaKind
 from twin.spec.prices import PriceBook, PriceKind
 from twin.traffic.synthetic import SyntheticTraffic
 
-Option = Outcome | Pooled
 NAMES = ("recommended", "cheapest", "best_latency")
 
 
@@ -51,13 +50,8 @@ def money(asked: Annexes, request: PlanRequest, option: Option, risks: Risks) ->
     """
     if asked.book is None:
         return {}
-    pools = (
-        [(pool.outcome, pool.share.request) for pool in option.pools]
-        if isinstance(option, Pooled)
-        else [(option, request)]
-    )
     tree = cost_of(
-        [_gpus(outcome, own, risks.get(outcome.candidate.id, {})) for outcome, own in pools],
+        [_gpus(outcome, own, risks.get(outcome.candidate.id, {})) for outcome, own in pools_of(option, request)],
         asked.price,
         asked.book,
         region=asked.region,
@@ -135,7 +129,5 @@ def explanation(
     known |= {name: option for option, names in named for name in names}
     if asked.explained not in known:
         raise unknown_name("option", asked.explained, known, where="--explain")
-    option = known[asked.explained]
-    if isinstance(option, Pooled):
-        return {"explanation": [explain(pool.outcome, pool.share.request) for pool in option.pools]}
-    return {"explanation": [explain(option, request, kinds)]}
+    pools = pools_of(known[asked.explained], request)
+    return {"explanation": [explain(outcome, own, kinds) for outcome, own in pools]}

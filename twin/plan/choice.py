@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twin.plan.found import by_cost
+from twin.search.algorithms.settings import ABOUT_AS_CHEAP
 from twin.search.objectives import Some, scores
 from twin.spec.objectives import Weights
-
-ABOUT_AS_CHEAP = 1.05
-"""The recommended option may cost this much more than the cheapest, if it is faster."""
 
 
 def recommended_of(holding: Sequence[Some], schedule: Sequence[Weights] = ()) -> Some | None:

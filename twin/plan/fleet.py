@@ -14,7 +14,7 @@ from twin.plan.request import PlanRequest
 from twin.plan.together import together
 from twin.results.metrics import summarize
 from twin.search.evaluate import Measured, Outcome, simulated
-from twin.search.figures import Wants, held, latency_sides, p99_s
+from twin.search.figures import Wants, held, latency_sides, p99_s, score_of
 from twin.spec.slo import Bound, Slo
 
 Mask = NDArray[np.bool_]
@@ -68,7 +68,6 @@ class Pooled:
     pools: tuple[Pool, ...]
     bounds: tuple[Bound, ...]
     headroom: float
-    refused: str | None = None
 
     @cached_property
     def candidate(self) -> PooledCandidate:
@@ -120,8 +119,7 @@ class Pooled:
 
     @cached_property
     def misses(self) -> tuple[str, ...]:
-        said = [f"{pool.share.name}: {miss}" for pool in self.pools for miss in pool.outcome.misses]
-        return (*said, *([self.refused] if self.refused else []))
+        return tuple(f"{pool.share.name}: {miss}" for pool in self.pools for miss in pool.outcome.misses)
 
     @property
     def holds(self) -> bool:
@@ -137,8 +135,7 @@ class Pooled:
 
     @property
     def latency_score(self) -> float:
-        first, following = self.latency
-        return float(np.sqrt(max(first, 1e-12) * max(following, 1e-12)))
+        return score_of(self.latency)
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
@@ -205,3 +202,13 @@ class Pooled:
     @property
     def summary(self) -> Mapping[str, object]:
         return self.measured.summary
+
+
+Option = Outcome | Pooled
+
+
+def pools_of(option: Option, request: PlanRequest) -> list[tuple[Outcome, PlanRequest]]:
+    """Each pool with the request that it answers; an option that is one fleet is its own only pool."""
+    if isinstance(option, Pooled):
+        return [(pool.outcome, pool.share.request) for pool in option.pools]
+    return [(option, request)]

@@ -9,7 +9,7 @@ from twin.base import TwinError
 from twin.plan.request import PlanRequest
 from twin.search.evaluate import Outcome
 from twin.search.journal import Journal
-from twin.search.objectives import USUAL, Choice
+from twin.search.objectives import Choice
 from twin.search.screen import Screen
 from twin.search.search import Ints, Watch, front, rerun, search, unwatched
 from twin.search.simulator import Progress, Simulator, silent
@@ -90,7 +90,7 @@ def searched(request: PlanRequest, judged: Screen, rows: Ints, running: Running,
     return found_by(simulator, request.minimise)
 
 
-def found_by(simulator: Simulator, minimise: Sequence[str] = USUAL) -> Found:
+def found_by(simulator: Simulator, minimise: Sequence[str]) -> Found:
     """Of the highest fidelity that anything was simulated at, the front; ids in no order."""
     done = simulator.done
     best = next((done[name] for name in ("whole", "peak_hour", "slice") if done[name]), {})

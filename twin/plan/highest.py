@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from twin.search.evaluate import Outcome, evaluate
-from twin.search.workload import Workload
+from twin.search.workload import Workload, bisected
 
 BISECTIONS = 8
 LEAST_FACTOR = 1 / 64
@@ -32,9 +32,7 @@ def highest_factor(holds_at: Callable[[Workload], bool], load: Workload, now: Ou
         return high, tried
     if not holds(low):
         return None, tried
-    for _ in range(BISECTIONS):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if holds(middle) else (low, middle)
+    low = bisected(holds, low, high, BISECTIONS)
     return low, tried
 
 

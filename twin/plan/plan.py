@@ -114,7 +114,7 @@ def _risk(
         found[:] = [o for o in shortlist if sure(risks[o.candidate.id], asked.confidence)] or shortlist
         return recommended_of(found, schedule), [o for o in found if isinstance(o, Outcome)]
 
-    if running.interrupted or not asked.worlds:
+    if running.interrupted:
         return {}, {}, found
     try:
         risks, of_plan = risk(asked, request, shortlist, decide, lambda some: recommended_of(some, schedule))

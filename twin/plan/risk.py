@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twin.base import Estimate
-from twin.plan.fleet import Pooled
+from twin.plan.fleet import Option, pools_of
 from twin.plan.request import PlanRequest
 from twin.risk.assess import WORLDS, assess
 from twin.risk.growth import Growth
@@ -31,7 +31,6 @@ class RiskRequest:
     worlds: int = WORLDS
 
 
-Option = Outcome | Pooled
 Risks = dict[str, dict[str, object]]
 Decide = Callable[[Risks], tuple[Option | None, Sequence[Outcome]]]
 """By what is known of their risk, by id: the recommended option, and the outcomes that it was chosen from."""
@@ -75,7 +74,7 @@ def assess_plan(
     fleets: list[list[tuple[int, Outcome, Estimate]]] = []
     for option in options:
         fleet = []
-        for pool, own in _pools(option, request):
+        for pool, own in pools_of(option, request):
             demand = Demand(own.load, request.model, asked.recipe if own is request else None, asked.rate)
             subjects.append(subject_of(pool, request.model, profiles[pool.candidate.gpu], demand))
             fleet.append((len(subjects) - 1, pool, request.prices[pool.candidate.gpu]))
@@ -96,12 +95,6 @@ def assess_plan(
         ranked = sensitivity(question, run, seed=request.seed)
     turns = what_would_change(whole, outcome, choose, request.model, subjects[at], judged[at].headroom)
     return PlanRisk(risks, ranked, turns)
-
-
-def _pools(option: Option, request: PlanRequest) -> list[tuple[Outcome, PlanRequest]]:
-    if isinstance(option, Pooled):
-        return [(pool.outcome, pool.share.request) for pool in option.pools]
-    return [(option, request)]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, sqrt
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from twin.search.evaluate import Deployment, Outcome, simulated
 from twin.search.figures import quantiles_s
 from twin.search.screen import capacity_per_s, curve, most_decodes
 from twin.search.space import ReplicaKind
+from twin.search.workload import bisected
 from twin.spec.engine_errors import EngineErrors, engine_errors
 from twin.spec.hardware import HardwareProfile
 from twin.spec.model import ModelSpec
@@ -178,10 +179,7 @@ def highest_factor(shared: Shared, item: Highest) -> float:
         return 0.0
     if holds(high):
         return high
-    for _ in range(BISECTIONS):
-        middle = sqrt(low * high)
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    return bisected(holds, low, high, BISECTIONS)
 
 
 def subject_of(

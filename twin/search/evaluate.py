@@ -7,14 +7,22 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
 from twin.results.energy import Span
 from twin.results.metrics import load_state, summarize
-from twin.search.figures import NOTHING_ELSE, Wants, figures_of, held, latency_sides, p99_s, quantile_s, quantiles_s
+from twin.search.figures import (
+    NOTHING_ELSE,
+    Wants,
+    figures_of,
+    held,
+    latency_sides,
+    p99_s,
+    quantile_s,
+    quantiles_s,
+    score_of,
+)
 from twin.search.space import Candidate
 from twin.search.workload import BUSIEST_S, bound_text
 from twin.spec.slo import LATENCIES, Bound, Slo
@@ -178,8 +186,7 @@ class Outcome:
     @property
     def latency_score(self) -> float:
         """Lower is better: geometric mean of both sides of :attr:`latency`."""
-        first, following = self.latency
-        return float(np.sqrt(max(first, 1e-12) * max(following, 1e-12)))
+        return score_of(self.latency)
 
 
 def simulated(deployment: Deployment, trace: Trace) -> Simulated:

@@ -168,6 +168,12 @@ def latency_sides(
     return side("ttft", "e2el"), side("tpot")
 
 
+def score_of(sides: tuple[float, float]) -> float:
+    """Geometric mean of :func:`latency_sides`."""
+    first, following = sides
+    return float(np.sqrt(max(first, 1e-12) * max(following, 1e-12)))
+
+
 def _latency_in(
     table: RequestTable, labels: Labels, bounds: Sequence[Bound], spans_s: Sequence[Span]
 ) -> dict[str, float]:

@@ -39,14 +39,19 @@ class Journal:
     """
 
     def __init__(self, question: Mapping[str, object], path: Path | None = None, resume: Path | None = None) -> None:
+        self._question = question
         self._known: dict[tuple[str, str], Measured] = {} if resume is None else _read(resume, question)
         self.resumed = len(self._known)
         self._file: IO[str] | None = None
         if path is not None:
-            self._file = path.open("w", encoding="utf-8")
-            self._line({"schema_version": SCHEMA_VERSION, "twin_version": __version__, "question": question})
-            for (fidelity, name), measured in self._known.items():
-                self._line({"fidelity": fidelity, "id": name, **measured.as_json()})
+            self.write_to(path)
+
+    def write_to(self, path: Path) -> None:
+        """Write what is known to a new file, and from now on what comes."""
+        self._file = path.open("w", encoding="utf-8")
+        self._line({"schema_version": SCHEMA_VERSION, "twin_version": __version__, "question": self._question})
+        for (fidelity, name), measured in self._known.items():
+            self._line({"fidelity": fidelity, "id": name, **measured.as_json()})
 
     def __len__(self) -> int:
         return len(self._known)

@@ -10,9 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from twin.cluster.requests import RequestTable
 from twin.engine.config import EngineConfig
-from twin.search.evaluate import Deployment, Measured, Outcome, measure, simulated
+from twin.search.evaluate import Deployment, Measured, Outcome, measure
 from twin.search.executors import Executor, ExecutorName, Lost, open_executor
 from twin.search.figures import NOTHING_ELSE, Wants
 from twin.search.journal import Journal, trace_digest
@@ -157,10 +156,6 @@ class Simulator:
         span = self.load.busiest_span_s if whole else None
         deployment, trace = self.deployment(row), self.traces[fidelity]
         return measure(deployment, trace, self.bounds, busiest_span_s=span, full=whole, wants=self.wants)
-
-    def requests(self, row: int) -> RequestTable:
-        """Every request of the whole trace, simulated once more."""
-        return simulated(self.deployment(row), self.load.trace).table
 
     @contextmanager
     def workers(self, jobs: int, executor: ExecutorName = "local", address: str | None = None) -> Iterator[None]:

@@ -4,8 +4,10 @@ its lengths.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 from typing import Literal
 
 import numpy as np
@@ -78,6 +80,19 @@ class Workload:
         """As :attr:`mean_context`, less what the request may share with others through the prefix cache."""
         decodes = np.maximum(self.busiest.output_tokens - 1, 1e-9)
         return float((decodes * (self.prefill_tokens + (decodes + 1) / 2)).sum() / decodes.sum())
+
+
+def bisected(holds: Callable[[float], bool], low: float, high: float, times: int) -> float:
+    """The largest factor on a rate that holds, to a ``2 ** times``-th of their distance in logarithms: ``low`` does, ``high``
+    does not.
+
+    >>> round(bisected(lambda factor: factor < 3, 1.0, 16.0, 20), 4)
+    3.0
+    """
+    for _ in range(times):
+        middle = sqrt(low * high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def cached_tokens(trace: Trace) -> Ints:

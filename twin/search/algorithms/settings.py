@@ -10,7 +10,7 @@ from twin.search.front import Floats, Scored, nondominated, relative
 from twin.search.search_space import Ints, SearchSpace
 
 ABOUT_AS_CHEAP = 1.05
-"""As :func:`twin.plan.plan.choose` has it."""
+"""The recommended option may cost this much more than the cheapest, if it is faster (:mod:`twin.plan.choice`)."""
 
 
 class Settings:
