@@ -22,6 +22,9 @@ Watch = Callable[[list[Outcome]], None]
 NEAR = 0.05
 """Rows so little (in relative terms) behind the front are worth a longer look: a longer trace may put them on it."""
 
+RUNGS = 5
+"""Fleets up from the cheapest that see the whole trace before anything else of the front."""
+
 MOST_HOURS = 3
 """At most so many times as many rows see the busiest hour as see the whole trace."""
 
@@ -86,23 +89,34 @@ def _whole(simulator: Simulator, best: Mapping[int, Outcome], minimise: Sequence
 
 
 def longer_look(outcomes: Mapping[int, Outcome], minimise: Sequence[str] = USUAL) -> list[int]:
-    """Rows in the order in which they deserve a longer trace: the cheapest, the fastest, one of each GPU, the front, what is
-    near it, and of what fails the nearest to holding."""
+    """Rows in the order in which they deserve a longer trace: the cheapest, the fastest, the next fleets up in cost (what is
+    sure enough is often one of them), one of each GPU, the front, what is near it, and of what fails the nearest to holding."""
     holding = _holding(outcomes)
     fastest = sorted(holding, key=lambda row: (outcomes[row].latency_score, row))
     failing = sorted((row for row in outcomes if not outcomes[row].holds), key=lambda row: (outcomes[row].worst, row))
     per_gpu: dict[str, int] = {}
     for row in [*holding, *failing]:
         per_gpu.setdefault(outcomes[row].candidate.gpu, row)
+    best = front(outcomes, minimise)
     wanted = [
         *holding[:3],
         *fastest[:1],
+        *_ladder(outcomes, best)[:RUNGS],
         *per_gpu.values(),
-        *front(outcomes, minimise),
+        *best,
         *_near(outcomes, holding, minimise),
         *failing,
     ]
     return list(dict.fromkeys(wanted))
+
+
+def _ladder(outcomes: Mapping[int, Outcome], rows: Sequence[int]) -> list[int]:
+    """Of the ``rows`` that hold, the fastest of each fleet, cheapest fleets first."""
+    fastest: dict[tuple[float, str, int], int] = {}
+    for row in sorted((row for row in rows if outcomes[row].holds), key=lambda row: outcomes[row].latency_score):
+        candidate = outcomes[row].candidate
+        fastest.setdefault((outcomes[row].usd_per_hour, candidate.gpu, candidate.num_gpus), row)
+    return [fastest[fleet] for fleet in sorted(fastest)]
 
 
 def _holding(outcomes: Mapping[int, Outcome]) -> list[int]:

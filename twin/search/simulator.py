@@ -40,7 +40,7 @@ WHOLE_REQUESTS = 320_000
 HASH_WORK = 0.5
 """Work of one prefix hash (32 KV blocks to look up, keep and evict), in requests without any; measured roughly."""
 
-LEAST_WHOLE, MOST_WHOLE = 5, 16
+LEAST_WHOLE, MOST_WHOLE = 12, 16
 HOUR_S = 3600.0
 STAGES: dict[Fidelity, str] = {"slice": "busiest minutes", "peak_hour": "busiest hour", "whole": "whole trace"}
 
