@@ -9,12 +9,16 @@ PEER := aisimulate==0.13.0.dev202610270000000085
 REQUIREMENTS := tests/lockstep/requirements.txt tests/lockstep/requirements-0.19.txt
 export TWIN_ORACLE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/twin/oracle-$(shell cat $(REQUIREMENTS) | cksum | cut -d' ' -f1)
 
-.PHONY: demo lint test bench clean oracle lockstep accuracy
+.PHONY: demo lint test bench clean oracle lockstep accuracy dashboard browser
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twin needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.pages: $(VENV)/.base
+	$(PIP) -e '.[dashboard]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -23,6 +27,10 @@ $(VENV)/.dev: $(VENV)/.base
 
 demo: $(VENV)/.base
 	$(RUN)/twin plan --traffic scenarios/chat.yaml --model Qwen/Qwen3-32B --budget 120k/month --ttft 2s --tpot 50ms
+
+# Ctrl-C ends it.
+dashboard: $(VENV)/.pages
+	$(RUN)/twin dashboard
 
 lint: $(VENV)/.dev
 	$(RUN)/ruff check
@@ -43,9 +51,17 @@ oracle: $(TWIN_ORACLE)/.done
 lockstep: $(VENV)/.dev oracle
 	$(RUN)/python tests/lockstep/compare.py --steps $(or $(STEPS),1000000) --seed $(or $(SEED),0)
 
-# Where vLLM cannot be installed, recorded steps take its place; the summary of the tests says so.
+# The pages are tested in Debian's Chromium, PDFs are laid out by Pango, and a Chinese report needs a Chinese font.
+SYSTEM := chromium fonts-wqy-microhei libpangoft2-1.0-0 libharfbuzz-subset0
+browser:
+	@command -v chromium > /dev/null || { export DEBIAN_FRONTEND=noninteractive; apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends $(SYSTEM) > /dev/null; }
+
+# Where vLLM cannot be installed, recorded steps take its place, and without a browser the pages are tested outside of one;
+# the summary of the tests says so.
 test: lint
 	-@$(MAKE) --no-print-directory oracle || echo "make oracle: vLLM could not be installed here"
+	-@$(MAKE) --no-print-directory browser || echo "make browser: Chromium could not be installed here"
 	$(RUN)/pytest
 
 # The peer runs beside ours where it can be installed; without it the bench says nothing of it.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["planning"]
+pytest_plugins = ["planning", "run_folders"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

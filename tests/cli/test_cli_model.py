@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from twin.cli.main import main
-from twin.cli.model_payload import compute_bound_batch, decode_bytes, flops_per_token
+from twin.cost.model_payload import compute_bound_batch, decode_bytes, flops_per_token
 from twin.cost.layout import Layout
 from twin.cost.memory import memory_budget
 from twin.spec.hardware import load_profile

@@ -26,7 +26,7 @@ def test_a_shipped_scenario_runs(scenario: Path, tmp_path: Path, capsys: pytest.
     assert 0 < summary["mean_tpot_ms"] < summary["mean_e2el_ms"]
     folder = tmp_path / scenario.stem
     assert {file.name for file in folder.iterdir()} == {
-        "scenario.yaml", "manifest.json", "summary.json", "requests.parquet"
+        "scenario.yaml", "manifest.json", "summary.json", "requests.parquet", "timeline.json"
     }  # fmt: skip
     assert main(["simulate", str(folder / "scenario.yaml"), "--format", "json", "--out", str(tmp_path), "--quiet"]) == 0
     again = json.loads(capsys.readouterr().out)

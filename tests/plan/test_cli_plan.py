@@ -31,7 +31,7 @@ def test_json_is_what_the_run_folder_keeps(capsys: pytest.CaptureFixture[str], t
     assert (folder / "plan.json").read_text() == out
     assert {path.name for path in folder.iterdir()} == {
         *("scenario.yaml", "manifest.json", "summary.json", "requests.parquet", "plan.json"),
-        *("search.jsonl", "flags.json"),
+        *("timeline.json", "search.jsonl", "flags.json"),
     }
     chosen = next(o for o in json.loads(out)["options"] if "recommended" in o["names"])
     assert json.loads((folder / "summary.json").read_text()) == chosen["metrics"]

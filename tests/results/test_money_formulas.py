@@ -10,7 +10,7 @@ import pytest
 
 from twin.base import InputError
 from twin.results import money
-from twin.results.money import fleet_months, held_share, payback_month, spare_replicas, up_share
+from twin.results.money import held_share, payback_month, replicas_by_month, spare_replicas, up_share
 from twin.results.spot import spot_fleet
 from twin.spec.ownership import Figure, Ownership
 
@@ -65,9 +65,9 @@ def test_payback_is_the_month_in_which_a_simulated_balance_turns() -> None:
 
 
 def test_a_growing_fleet_is_paid_for_month_by_month() -> None:
-    assert fleet_months(10, 0.05, 12) == sum(math.ceil(round(10 * 1.05**month, 9)) for month in range(12))
-    assert fleet_months(10, -0.5, 3) == 10 + 5 + 3
-    assert fleet_months(3, 0.0, 36) == 108
+    assert replicas_by_month(10, 0.05, 12) == [math.ceil(round(10 * 1.05**month, 9)) for month in range(12)]
+    assert replicas_by_month(10, -0.5, 3) == [10, 5, 3]
+    assert replicas_by_month(3, 0.0, 36) == [3] * 36
 
 
 def test_a_spot_fleet_says_what_is_assumed_of_it() -> None:

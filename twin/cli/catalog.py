@@ -55,8 +55,8 @@ def show_model(
     fmt: FormatOption = Format.table,
 ) -> None:
     """One model: parameters, bytes by format, KV per token, what fits on each GPU, and when computing takes over."""
-    from twin.cli.model_payload import described, rows
     from twin.cli.model_table import model_tables
+    from twin.cost.model_payload import described, rows
     from twin.spec.model import load_model
 
     payload = described(load_model(name), quantization, kv_cache_dtype)

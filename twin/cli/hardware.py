@@ -29,18 +29,10 @@ def _hardware() -> None:
 @hardware_app.command("list")
 def list_hardware(fmt: FormatOption = Format.table) -> None:
     """Profiles by name, with the memory their device has and where their speed comes from."""
+    from twin.cost.profile_payload import listed
     from twin.spec.hardware import load_profile, profile_names
 
-    profiles = [load_profile(name) for name in profile_names()]
-    rows: list[dict[str, object]] = [
-        {
-            "name": profile.name,
-            "label": profile.label,
-            "memory_bytes": int(profile.facts.memory_bytes.value),
-            "origin": profile.origin,
-        }
-        for profile in profiles
-    ]
+    rows = [listed(load_profile(name)) for name in profile_names()]
     emit({"profiles": rows}, fmt=fmt, rows=rows, table=lambda: names_table(rows, {"memory_bytes": (2**30, "GiB")}))
 
 
@@ -51,8 +43,8 @@ def show(
     fmt: FormatOption = Format.table,
 ) -> None:
     """One profile: facts and their sources, what its kernels reach, how wrong they were, and what is assumed."""
-    from twin.cli.hardware_payload import described, figure_rows
     from twin.cli.hardware_table import profile_tables
+    from twin.cost.profile_payload import described, figure_rows
     from twin.spec.hardware import load_profile
     from twin.spec.hypothetical import hypothetical
 
@@ -72,8 +64,8 @@ def compare(
     With --set the first profile with those changes stands beside the others.
     """
     from twin.base import InputError
-    from twin.cli.hardware_payload import compared, comparison_rows
     from twin.cli.hardware_table import comparison_tables
+    from twin.cost.profile_payload import compared, comparison_rows
     from twin.spec.hardware import load_profile
     from twin.spec.hypothetical import hypothetical
 

@@ -22,9 +22,11 @@ from twin.cli.catalog import model_app
 from twin.cli.claims import claims
 from twin.cli.common import Session, json_text, session
 from twin.cli.compare import compare
+from twin.cli.dashboard import dashboard
 from twin.cli.deploy import deploy
 from twin.cli.hardware import hardware_app
 from twin.cli.plan import plan
+from twin.cli.report import report
 from twin.cli.simulate import simulate
 from twin.cli.traffic import traffic_app
 from twin.cli.validate import validate
@@ -60,6 +62,8 @@ def build_app() -> typer.Typer:
     app.command("deploy")(deploy)
     app.command("accuracy")(accuracy)
     app.command("claims")(claims)
+    app.command("report")(report)
+    app.command("dashboard")(dashboard)
     app.add_typer(traffic_app, name="traffic")
     app.add_typer(hardware_app, name="hardware")
     app.add_typer(model_app, name="model")

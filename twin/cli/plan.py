@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twin.cli.common import Format, emit, note, plain
-from twin.cli.plan_progress import watched
+from twin.cli.plan_progress import Watching, tell, watched
 from twin.cli.plan_question import OF_RISK, Executor, Kind, TooLong, annexes_of, request_of
 from twin.cli.plan_run import Search, remembered, search_in, write_plan
 from twin.cli.plan_table import option_row, plan_table
+from twin.cli.plots import PlotOption, check_plot, plan_charts, plotted
 
 if TYPE_CHECKING:
     from twin.plan.plan import Plan
@@ -84,6 +85,10 @@ def plan(
     executor: Annotated[Executor, typer.Option(help="Where simulations run.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, for --executor ray.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the search of this folder, and its question.")] = None,
+    progress: Annotated[
+        Watching, typer.Option(help="On stderr: bars of a terminal, or a JSON object a line.")
+    ] = "bars",
+    plot: PlotOption = False,
     out: Annotated[Path, typer.Option("--out", help="Folder that the run folder is made in.")] = Path("runs"),
     fmt: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.table,
 ) -> int:
@@ -105,7 +110,8 @@ def _answer(flags: Mapping[str, Any]) -> int:
     from twin.spec.prices import load_price_book
     from twin.spec.scenario import load_scenario
 
-    out, fmt = flags["out"], flags["fmt"]
+    fmt, plot = flags["fmt"], flags["plot"]
+    check_plot(plot, fmt)
     today = None if flags["fixed"] is None else load_scenario(flags["fixed"])
     book = load_price_book(flags["price_book"])
     request, wanted = request_of(flags, today, book)
@@ -114,19 +120,27 @@ def _answer(flags: Mapping[str, Any]) -> int:
         note(f"{request.load.trace.name}: {text}")
     if today is not None:
         answer = evaluate_fixed(request, today, asked)
-        _finish(answer, request, wanted, out, None)
+        _finish(answer, request, wanted, flags, None)
     else:
-        with search_in(out, flags, request.facets, flags["resume"]) as search, watched(search.journal) as running:
+        with (
+            search_in(flags["out"], flags, request.facets, flags["resume"]) as search,
+            watched(search.journal, flags["progress"]) as running,
+        ):
+            tell(flags["progress"], search=search.folder.name)
             answer = solve(request, running, asked)
-            _finish(answer, request, wanted, out, search)
+            _finish(answer, request, wanted, flags, search)
     shown: Any = answer.payload
     rows = [option_row(item) for item in [*shown["options"], *shown["near_misses"]]]
-    emit(answer.payload, fmt=fmt, table=lambda: plan_table(shown), rows=rows)
+    drawn = plan_charts(shown) if plot else []
+    emit(answer.payload, fmt=fmt, table=lambda: plotted(plan_table(shown), drawn), rows=rows)
     return 130 if answer.interrupted else 0 if answer.recommended is not None else 3
 
 
-def _finish(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path, search: Search | None) -> None:
+def _finish(
+    answer: Plan, request: PlanRequest, wanted: Scenario, flags: Mapping[str, Any], search: Search | None
+) -> None:
     answer.payload = dict(plain(answer.payload))  # type: ignore[call-overload]
-    folder = write_plan(answer, request, wanted, out, search)
+    folder = write_plan(answer, request, wanted, flags, search)
     if folder is not None:
         note(f"run folder: {folder}")
+        tell(flags["progress"], run=folder.name)

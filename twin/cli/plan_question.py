@@ -113,6 +113,7 @@ def request_of(flags: Mapping[str, Any], today: Scenario | None, book: PriceBook
     says otherwise.
     """
     from twin.base import InputError
+    from twin.cluster.deploy import asked_trace
     from twin.plan.asked import asked_of
     from twin.plan.request import PlanRequest
     from twin.search.limits import check_limits
@@ -143,7 +144,7 @@ def request_of(flags: Mapping[str, Any], today: Scenario | None, book: PriceBook
     kind = flags["price"] or (today.price if today else "on_demand")
     profiles, prices, notes = _offers(today.deployment.gpu if today else flags["gpu"], kind, book, flags["region"])
     seed = flags["seed"]
-    load = make_workload(_trace(asked, seed), spec, max_model_len=longest, too_long=asked.too_long)
+    load = make_workload(asked_trace(asked, seed), spec, max_model_len=longest, too_long=asked.too_long)
     request = PlanRequest(
         model=spec,
         load=load,
@@ -291,12 +292,3 @@ def _offers(
 
 def _priced(prices: Mapping[str, Any]) -> str:
     return f"; leave it out: {', '.join(prices)} of those named can be had" if prices else ""
-
-
-def _trace(asked: Traffic, seed: int) -> Any:
-    from twin.traffic.readers import read_trace
-    from twin.traffic.synthetic import synthesize
-
-    recipe = asked.synthetic
-    trace = read_trace(Path(str(asked.trace))) if recipe is None else synthesize(recipe, seed)
-    return trace if asked.rate == 1.0 else trace.scaled(asked.rate)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLAGS = "flags.json"
 FILES = ("traffic", "price_book", "fixed")
-HERE = ("out", "fmt", "resume", "explain", "jobs", "executor", "ray_address")
+HERE = ("out", "fmt", "resume", "explain", "jobs", "executor", "ray_address", "progress", "plot")
 """Flags of one run of the command, which another run of the same search need not share."""
 
 
@@ -108,13 +108,17 @@ def _portable(flags: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return kept
 
 
-def write_plan(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path, search: Search | None) -> Path | None:
+def write_plan(
+    answer: Plan, request: PlanRequest, wanted: Scenario, flags: Mapping[str, Any], search: Search | None
+) -> Path | None:
     """The run folder, of the recommended option or of what came nearest; ``None`` where nothing was simulated.
 
     ``plan.json`` holds the very bytes of ``--format json``.
     """
     from twin.plan.fleet import Pooled, pools_of
+    from twin.results.hashes import price_book_hash, traffic_hash
     from twin.results.run import write_run
+    from twin.results.timeline import timeline
     from twin.search.evaluate import simulated
     from twin.search.journal import FILE
 
@@ -123,19 +127,28 @@ def write_plan(answer: Plan, request: PlanRequest, wanted: Scenario, out: Path, 
         return None
     held = answer.recommended is not None
     first = pools_of(outcome, request)[0][0]  # a scenario holds one pool; plan.json all
-    requests = None
-    if held and isinstance(outcome, Pooled):
-        requests = outcome.simulated.table
-    elif held and not isinstance(outcome, Pooled):
-        requests = simulated(outcome.deployment, request.load.trace).table
+    happened = None
+    if held:
+        trace = request.load.trace
+        happened = outcome.simulated if isinstance(outcome, Pooled) else simulated(outcome.deployment, trace)
+    out: Path = flags["out"]
     folder = write_run(
         out,
         "plan",
         scenario_yaml=_scenario(first, request, wanted).to_yaml(relative_to=out / "plan"),
         vllm_version=request.vllm_version,
-        manifest={"seed": request.seed, "profiles": {p.name: p.digest() for p in request.profiles}},
-        documents={"summary.json": outcome.summary, "plan.json": answer.payload},
-        requests=requests,
+        manifest={
+            "seed": request.seed,
+            "profiles": {p.name: p.digest() for p in request.profiles},
+            "traffic": traffic_hash(wanted.traffic),
+            "price_book": price_book_hash(flags["price_book"]),
+        },
+        documents={
+            "summary.json": outcome.summary,
+            "plan.json": answer.payload,
+            **({} if happened is None else {"timeline.json": timeline(happened)}),
+        },
+        requests=None if happened is None else happened.table,
         files={} if search is None else {name: search.folder / name for name in (FILE, FLAGS)},
     )
     if search is not None:

@@ -9,6 +9,8 @@ import typer
 
 from twin.base import InputError
 from twin.cli.common import Format, SeedOption, SetOption, changes, emit, note
+from twin.cli.plan_progress import Watching, tell
+from twin.cli.plots import PlotOption, check_plot, curve_charts, plotted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,17 +22,26 @@ def simulate(
     scenario: Annotated[Path, typer.Argument(help="Scenario (YAML).", show_default=False)],
     overrides: SetOption = None,
     seed: SeedOption = None,
+    with_curve: Annotated[
+        bool, typer.Option("--load-curve", help="Also latency at other rates: the busiest minutes, slower and faster.")
+    ] = False,
+    plot: PlotOption = False,
+    progress: Annotated[Watching, typer.Option(help="What stderr tells: notes for people, or JSON.")] = "bars",
     out: Annotated[Path, typer.Option("--out", help="Folder that the run folder is made in.")] = Path("runs"),
     fmt: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.table,
 ) -> None:
     """Replay a scenario's traffic through its deployment and say how it does, with vllm bench serve's names."""
     from twin.cluster.deploy import run_scenario
+    from twin.plan.load_curve import load_curve
+    from twin.plan.served import Served
     from twin.results.metrics import METRICS, summarize
     from twin.results.money import usd_per_month, usd_per_mtok
     from twin.results.run import write_run
+    from twin.results.timeline import timeline
     from twin.spec.precision import precision_notes
     from twin.spec.scenario import load_scenario
 
+    check_plot(plot, fmt)
     question = load_scenario(scenario, changes(overrides, seed))
     stored = question.deployment.quantization or question.model_spec.quantization
     for text in precision_notes(
@@ -41,6 +52,7 @@ def simulate(
     simulated = run_scenario(question)
     summary = summarize(simulated, question.slo.request_bounds_s())
     throughput = float(str(summary["output_throughput"]))
+    curve = load_curve(Served.of_scenario(question)) if with_curve or plot else None
     payload: dict[str, object] = {
         "scenario": question.name,
         "model": question.model,
@@ -52,6 +64,7 @@ def simulate(
         "usd_per_mtok": None if hourly is None else usd_per_mtok(hourly, throughput),
         **summary,
         "seed": question.seed,
+        **({"load_curve": curve} if curve else {}),
     }
     folder = write_run(
         out,
@@ -59,13 +72,15 @@ def simulate(
         scenario_yaml=question.to_yaml(relative_to=out / question.name),
         vllm_version=question.engine.vllm_version,
         manifest={"seed": question.seed, "profiles": {question.profile.name: question.profile.digest()}},
-        documents={"summary.json": payload},
+        documents={"summary.json": payload, "timeline.json": timeline(simulated)},
         requests=simulated.table,
     )
     note(f"run folder: {folder}")
+    tell(progress, run=folder.name)
     units = {metric.name: metric.unit for metric in METRICS}
     rows = [{"metric": key, "value": value} for key, value in payload.items() if not isinstance(value, dict)]
-    emit(payload, fmt=fmt, table=lambda: _table(payload, units), rows=rows)
+    drawn = curve_charts(curve) if plot else []
+    emit(payload, fmt=fmt, table=lambda: plotted(_table(payload, units), drawn), rows=rows)
 
 
 def _usd_per_hour(question: Scenario) -> float | None:

@@ -72,29 +72,25 @@ def synth(
     quiet: QuietOption = False,
 ) -> None:
     """Make a trace: arrivals as vllm bench serve, lengths from distributions or from a trace."""
-    from twin.traffic.flags import parse_lengths, parse_numbers
-    from twin.traffic.synthetic import recipe_from, synthesize
+    from twin.traffic.recipes import synth_recipe
+    from twin.traffic.synthetic import synthesize
 
-    lengths = {
-        "input_len": input_len,
-        "output_len": output_len,
-        "turns": turns,
-        "session_context_tokens": session_context,
-    }
-    recipe = recipe_from(
+    recipe = synth_recipe(
         {
             "request_rate": request_rate,
             "burstiness": burstiness,
-            "num_requests": 1000 if num_requests is None and duration is None else num_requests,
-            "duration_s": duration if duration is None else _seconds(duration),
-            "lengths_from": None if lengths_from is None else str(lengths_from),
-            "daily_curve": None if daily_curve is None else parse_numbers(daily_curve, what="--daily-curve"),
+            "num_requests": num_requests,
+            "duration": duration,
+            "input_len": input_len,
+            "output_len": output_len,
+            "lengths_from": lengths_from,
+            "daily_curve": daily_curve,
             "start_hour": start_hour,
-            "turn_gap_s": _seconds(turn_gap),
+            "turns": turns,
+            "turn_gap": turn_gap,
+            "session_context": session_context,
             "shared_prefix_tokens": shared_prefix_tokens,
-            **{k: parse_lengths(v, what=_flag(k)) for k, v in lengths.items() if v is not None},
-        },
-        where="traffic synth",
+        }
     )
     trace = synthesize(recipe, seed)
     recipe_json = recipe.model_dump(mode="json", exclude_none=True)
@@ -130,16 +126,6 @@ def convert(
     _write_and_report(read_trace(file), out, to=to, format=format, quiet=quiet)
 
 
-def _seconds(text: str) -> float:
-    from twin.base import parse_duration
-
-    return parse_duration(text, bare="s")
-
-
-def _flag(field: str) -> str:
-    return "--" + field.removesuffix("_tokens").replace("_", "-")
-
-
 def _write_and_report(
     trace: Trace, out: Path | None, *, format: Format, quiet: bool, to: str | None = None, **extra: Any
 ) -> None:
@@ -163,27 +149,16 @@ def _report(
     rows: list[dict[str, object]] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    from twin.traffic.describe import describe
+    from twin.traffic.describe import describe, figure_rows
 
     payload = {**describe(trace), **extra}
     if not quiet:
         for text in trace.notes:
             note(f"{trace.name}: {text}")
-    figures = _flat(payload)
+    figures = figure_rows(payload)
     shown = figures if rows is None else rows
     emit(payload, fmt=format, table=lambda: _table(trace.name, figures), rows=shown)
     return payload
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> list[dict[str, object]]:
-    """Nested figures as rows ``{figure, value}``: ``input_tokens.p99``."""
-    rows: list[dict[str, object]] = []
-    for key, item in value.items():
-        if isinstance(item, dict):
-            rows += _flat(item, f"{prefix}{key}.")
-        elif item is not None and item != [] and f"{prefix}{key}" not in ("name", "notes"):
-            rows.append({"figure": f"{prefix}{key}", "value": item})
-    return rows
 
 
 def _table(title: str, figures: list[dict[str, object]]) -> Table:

@@ -92,6 +92,7 @@ def _validate_table(file: Path, out: Path | None, plot: Path | None, by: GroupBy
     """Errors over all rows away from saturation, by name; empty where nothing was measured."""
     from twin.trust import table as t
     from twin.trust import validate as v
+    from twin.trust.payloads import table_payload
 
     columns, rows = t.read_table(file)
     predictions = v.predict_rows(rows)
@@ -99,29 +100,15 @@ def _validate_table(file: Path, out: Path | None, plot: Path | None, by: GroupBy
         write_atomic(out, t.as_csv(columns, rows, predictions).encode())
         note(f"predictions written to {out}")
     measured = t.measured_values(rows, predictions)
-    grouped: dict[str, list[dict[str, object]]] = {
-        name: v.compare(rows, predictions, name, measured) for name in v.GROUPS
-    }
-    errors = grouped["gpu_model"]
-    derived = any("e2el" in values for values in measured) and t.derives_e2el(columns)
-    versions = v.versions(rows, predictions)
+    payload = table_payload(columns, rows, predictions, measured)
     if plot is not None:
         from twin.trust.plot import plot_table
 
         write_atomic(plot, plot_table(rows, predictions, measured, plot.suffix))
         note(f"plot written to {plot}")
-    payload: dict[str, object] = {
-        "rows": len(rows),
-        "vllm_version_modelled": ", ".join(sorted({str(found["modelled"]) for found in versions})),
-        "vllm_versions": versions,
-        "predicted": sum(1 for prediction in predictions if not prediction["reason"]),
-        "e2el": "derived" if derived else "measured",
-        "errors": errors,
-        "errors_by": {name: found for name, found in grouped.items() if name != "gpu_model"},
-        "not_predicted": v.not_predicted(predictions),
-    }
+    grouped: dict[str, list[dict[str, object]]] = {"gpu_model": payload["errors"], **payload["errors_by"]}
     emit(payload, fmt=fmt, table=lambda: _table(payload, grouped[by], v.GROUPS[by.value]), rows=grouped[by])
-    overall = next((row for row in errors if row["system"] == v.ALL and not row["saturated"]), {})
+    overall = next((row for row in grouped["gpu_model"] if row["system"] == v.ALL and not row["saturated"]), {})
     return {name: float(str(value)) for name, value in overall.items() if name.endswith("_mape")}
 
 
@@ -129,7 +116,8 @@ def _validate_log(
     file: Path, out: Path | None, plot: Path | None, stated: Mapping[str, object], fmt: Format
 ) -> dict[str, float]:
     """Mean over runs of the absolute errors of means, by name."""
-    from twin.cli.validate_log import log_payload, log_table
+    from twin.cli.validate_log import log_table
+    from twin.trust.payloads import log_payload
     from twin.trust.replay import compare_run, errors_over_runs, predictions_csv, replay
     from twin.trust.request_log import read_inputs, read_requests
 

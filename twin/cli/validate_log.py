@@ -9,42 +9,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from twin.trust.replay import NotReplayed, Replay
-
-
-def log_payload(
-    runs: Sequence[Replay],
-    missing: Sequence[NotReplayed],
-    rows: list[dict[str, object]],
-    over_runs: Mapping[str, float],
-    left_out: int,
-) -> dict[str, object]:
-    """The JSON object: what was replayed as what, every error, and the means over runs."""
-    return {
-        "requests": sum(len(run.requests) for run in runs),
-        "left_out": left_out,
-        "vllm_version_modelled": ", ".join(sorted({run.scenario.engine.vllm_version for run in runs})),
-        "runs": [
-            {
-                "run": run.run,
-                "requests": len(run.requests),
-                "clock": run.clock,
-                "client": f"closed loop of {run.closed}" if run.closed else "recorded arrivals",
-                "vllm_version_stated": run.stated_version,
-                "system": run.scenario.deployment.gpu,
-                "model": run.scenario.model,
-                "tensor_parallel_size": run.scenario.deployment.tensor_parallel_size,
-                "quantization": run.scenario.deployment.quantization,
-                "kv_cache_dtype": run.scenario.deployment.kv_cache_dtype,
-                "engine": run.scenario.engine,
-            }
-            for run in runs
-        ],
-        "not_predicted": [{"run": run.run, "requests": len(run.requests), "reason": str(run.error)} for run in missing],
-        "errors": rows,
-        "errors_over_runs": dict(over_runs),
-    }
-
 
 def log_table(payload: Mapping[str, Any]) -> RenderableType:
     """One table per run: measured, predicted, error."""

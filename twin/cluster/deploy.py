@@ -20,7 +20,7 @@ from twin.engine.config import EngineConfig
 from twin.spec.engine import EngineSettings
 from twin.spec.kv_groups import KvGroup
 from twin.spec.layout import steps_together
-from twin.spec.scenario import Client, Deployment, Scenario
+from twin.spec.scenario import Client, Deployment, Scenario, Traffic
 from twin.traffic.readers import read_trace
 from twin.traffic.synthetic import synthesize
 from twin.traffic.trace import Trace
@@ -31,18 +31,19 @@ def trace_of(scenario: Scenario) -> Trace:
 
     Raises :class:`InputError` for an unreadable trace or, by default, requests longer than the context.
     """
-    traffic = scenario.traffic
-    if traffic.synthetic is not None:
-        trace = synthesize(traffic.synthetic, scenario.seed)
-    else:
-        trace = read_trace(Path(str(traffic.trace)))
-    if traffic.rate != 1.0:
-        trace = trace.scaled(traffic.rate)
+    trace = asked_trace(scenario.traffic, scenario.seed)
     length = scenario.engine.max_model_len
     assert length is not None, "a resolved scenario has a max_model_len"
     if scenario.engine.kv_cache != "paged" or scenario.engine.batching != "continuous":
         trace = replace(trace, prefix_hashes=None)
-    return trace.fit_context(length, traffic.too_long)[0]
+    return trace.fit_context(length, scenario.traffic.too_long)[0]
+
+
+def asked_trace(asked: Traffic, seed: int) -> Trace:
+    """The requests of a trace file or a recipe, at the rate asked for. Raises :class:`InputError` as their readers do."""
+    recipe = asked.synthetic
+    trace = read_trace(Path(str(asked.trace))) if recipe is None else synthesize(recipe, seed)
+    return trace if asked.rate == 1.0 else trace.scaled(asked.rate)
 
 
 def fleet_of(scenario: Scenario) -> Fleet:

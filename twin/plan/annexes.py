@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from twin.base import InputError, unknown_name
 from twin.plan.explain import explain
@@ -17,6 +18,7 @@ from twin.risk.growth import Growth
 from twin.risk.what_if import Choose
 from twin.search.evaluate import Outcome
 from twin.search.screen import Screen
+from twin.search.simulator import Progress, silent
 from twin.search.space import ReplicaKind
 from twin.spec.prices import PriceBook, PriceKind
 from twin.traffic.synthetic import SyntheticTraffic
@@ -61,6 +63,12 @@ def money(asked: Annexes, request: PlanRequest, option: Option, risks: Risks) ->
     return {"money": tree.as_json()}
 
 
+def price_book(asked: Annexes, options: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Under ``price_book``, what the bills of these options rest on; nothing without a price book."""
+    gpus = dict.fromkeys(group["gpu"] for item in options if "money" in item for group in item["money"]["groups"])
+    return {} if asked.book is None else {"price_book": asked.book.part_of(gpus, asked.region)}
+
+
 def _gpus(outcome: Outcome, request: PlanRequest, risk: Mapping[str, object]) -> GpuGroup:
     """``utilisation`` is of what the fleet could serve: a replica with one request is busy, and yet has most of itself to
     spare."""
@@ -75,13 +83,18 @@ def _gpus(outcome: Outcome, request: PlanRequest, risk: Mapping[str, object]) ->
 
 
 def risk(
-    asked: Annexes, request: PlanRequest, options: Sequence[Option], decide: Decide, choose: Choose
+    asked: Annexes,
+    request: PlanRequest,
+    options: Sequence[Option],
+    decide: Decide,
+    choose: Choose,
+    progress: Progress = silent,
 ) -> tuple[Risks, dict[str, object]]:
     """Of each option by id; and under ``risk``, what moves the recommended option and what would change it."""
     if not asked.worlds:
         return {}, {}
     wanted = RiskRequest(asked.growth, asked.recipe, asked.rate, asked.worlds)
-    found = assess_plan(request, wanted, options, decide, choose)
+    found = assess_plan(request, wanted, options, decide, choose, progress)
     of_plan = {
         "confidence": asked.confidence,
         "sensitivity": found.sensitivity,

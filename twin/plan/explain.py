@@ -16,7 +16,7 @@ from twin.plan.next_steps import fleet_of, next_steps
 from twin.plan.promise import HEADROOM, Fleet
 from twin.plan.request import PlanRequest
 from twin.results.metrics import summarize
-from twin.search.evaluate import Outcome, simulated
+from twin.search.evaluate import Deployment, Outcome, simulated
 from twin.search.screen import DECODES
 from twin.search.space import ReplicaKind
 from twin.search.workload import BUSIEST_S, Workload, bound_text
@@ -38,34 +38,44 @@ def explain(outcome: Outcome, request: PlanRequest, kinds: Sequence[ReplicaKind]
         )
     load, fleet = request.load, fleet_of(outcome, request, kinds)
     busiest = _busiest(outcome, load)
-    peak, day = _together(busiest, fleet), _together(outcome.summary, fleet)
-    prefill, chunks = _prefill(outcome, load, peak)
-    at_peak = _decode(outcome, peak, load.mean_context)
-    over_day = _decode(outcome, day, _mean_context(load))
-    share = _prefill_share(fleet, peak)
-    both = (
-        Breakdown.total([prefill], share / prefill.seconds),
-        Breakdown.total([at_peak], (1 - share) / at_peak.seconds),
-    )
     return {
         "id": outcome.candidate.id,
         "data_parallel_size": outcome.candidate.data_parallel_size,
-        "phases": {
-            "prefill": {
-                **_shown(prefill),
-                "prompt_tokens": sum(size for _, size, _ in chunks),
-                "cached_tokens": chunks[0][2],
-                "steps": len(chunks),
-            },
-            "decode_at_peak": {**_shown(at_peak), "running": _whole(peak), "mean_context": load.mean_context},
-            "decode_over_day": {**_shown(over_day), "running": _whole(day), "mean_context": _mean_context(load)},
-            "peak": {**_shown(Breakdown.total(both)), "seconds": None, "prefill_share": share},
-        },
+        "phases": phases(outcome.deployment, fleet, busiest, outcome.summary),
         "batch": _batch(outcome, fleet, busiest),
         "kv_cache": _kv_cache(outcome),
         "slack": _slack(outcome),
         "next_steps": next_steps(outcome, request, kinds),
     }
+
+
+def phases(
+    deployment: Deployment, fleet: Fleet, busiest: Mapping[str, object], day: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Where a prefill, a decode step and both together spend their time under the metrics of the ``busiest`` minutes; with
+    those of a ``day``, a decode step then too.
+    """
+    load, peak = fleet.load, _together(busiest, fleet)
+    prefill, chunks = _prefill(deployment, load, peak)
+    at_peak, share = _decode(deployment, peak, load.mean_context), _prefill_share(fleet, peak)
+    both = (
+        Breakdown.total([prefill], share / prefill.seconds),
+        Breakdown.total([at_peak], (1 - share) / at_peak.seconds),
+    )
+    found: dict[str, object] = {
+        "prefill": {
+            **_shown(prefill),
+            "prompt_tokens": sum(size for _, size, _ in chunks),
+            "cached_tokens": chunks[0][2],
+            "steps": len(chunks),
+        },
+        "decode_at_peak": {**_shown(at_peak), "running": _whole(peak), "mean_context": load.mean_context},
+    }
+    if day is not None:
+        running, context = _together(day, fleet), _mean_context(load)
+        over_day = _decode(deployment, running, context)
+        found["decode_over_day"] = {**_shown(over_day), "running": _whole(running), "mean_context": context}
+    return found | {"peak": {**_shown(Breakdown.total(both)), "seconds": None, "prefill_share": share}}
 
 
 def _whole(running: float) -> int:
@@ -92,9 +102,9 @@ def _together(summary: Mapping[str, object], fleet: Fleet) -> float:
     return decoding_s / max(_figure(summary, "busy") * _figure(summary, "duration") * engines, 1e-9)
 
 
-def _prefill(outcome: Outcome, load: Workload, running: float) -> tuple[Breakdown, list[tuple[None, int, int]]]:
+def _prefill(deployment: Deployment, load: Workload, running: float) -> tuple[Breakdown, list[tuple[None, int, int]]]:
     """A prompt of mean length at the peak after its mean prefix hit, in the chunks that the running decodes leave room for."""
-    step, budget = outcome.deployment.step, outcome.deployment.config.max_num_batched_tokens
+    step, budget = deployment.step, deployment.config.max_num_batched_tokens
     tokens = max(round(float(load.prefill_tokens.mean())), 1)
     cached = max(round(float(load.busiest.input_tokens.mean())) - tokens, 0)
     room = max(budget - _whole(running), 1)
@@ -103,9 +113,9 @@ def _prefill(outcome: Outcome, load: Workload, running: float) -> tuple[Breakdow
     return Breakdown.total([breakdown(step, [chunk], 0, 0) for chunk in chunks]), chunks
 
 
-def _decode(outcome: Outcome, running: float, context: float) -> Breakdown:
+def _decode(deployment: Deployment, running: float, context: float) -> Breakdown:
     together = _whole(running)
-    return breakdown(outcome.deployment.step, [], together, max(round(together * context), together))
+    return breakdown(deployment.step, [], together, max(round(together * context), together))
 
 
 def _mean_context(load: Workload) -> float:

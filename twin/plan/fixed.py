@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from twin.cluster.deploy import fleet_of
 from twin.cluster.simulation import Fleet
-from twin.plan.annexes import Annexes, explanation, money, risk
+from twin.plan.annexes import Annexes, explanation, money, price_book, risk
 from twin.plan.answer import SCHEMA_VERSION, notes_of, traffic
 from twin.plan.highest import highest_factor
+from twin.plan.load_curve import load_curve
 from twin.plan.option import option
 from twin.plan.plan import Plan
+from twin.plan.power import power
 from twin.plan.request import PlanRequest
+from twin.plan.served import Served, candidate_of, sustained_per_s
 from twin.search.evaluate import Deployment, Outcome, evaluate
-from twin.search.screen import capacity_per_s, curve, most_decodes
-from twin.search.space import MAX_NUM_SEQS, Candidate, ReplicaKind
+from twin.search.space import Candidate
 from twin.search.workload import Workload
 from twin.spec.engine import EngineSettings
 from twin.spec.scenario import Scenario
@@ -80,7 +80,7 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario, asked: Annexes | No
     risks, of_plan = risk(
         asked, request, [outcome], lambda _: (outcome, [outcome]), lambda some: next(iter(some), None)
     )
-    shown |= money(asked, request, outcome, risks)
+    shown |= money(asked, request, outcome, risks) | power(request, outcome, asked.book)
     if risks:
         shown["risk"] = risks[outcome.candidate.id]
     shown["vllm_command"] = _command(str(shown["vllm_command"]), scenario.engine)
@@ -104,12 +104,14 @@ def evaluate_fixed(request: PlanRequest, scenario: Scenario, asked: Annexes | No
             "highest_request_rate_per_s": None if factor is None else factor * request.load.peak_rate_per_s,
         },
         **of_plan,
+        **price_book(asked, [shown]),
         **explanation(asked, request, named, [outcome], ()),
+        "load_curve": load_curve(replace(Served.of_outcome(outcome, request), profile=scenario.profile)),
         "seed": request.seed,
         "vllm_version_modelled": request.vllm_version,
         "notes": notes_of(request),
     }
-    return Plan(payload, None if misses else outcome)
+    return Plan(payload, None if misses else outcome, outcome)
 
 
 def _command(command: str, settings: EngineSettings) -> str:
@@ -120,24 +122,6 @@ def _command(command: str, settings: EngineSettings) -> str:
 
 
 def _today(request: PlanRequest, scenario: Scenario) -> _Today:
-    fleet, where = fleet_of(scenario), scenario.deployment
-    config = fleet.config
-    candidate = Candidate(
-        where.gpu,
-        where.tensor_parallel_size,
-        where.replicas,
-        where.quantization,
-        where.kv_cache_dtype,
-        config.max_num_seqs,
-        config.max_num_batched_tokens,
-        where.pipeline_parallel_size,
-        where.data_parallel_size,
-        where.enable_expert_parallel,
-    )
-    blocks = np.array([[config.num_gpu_blocks]])
-    tables = max(config.max_num_batched_tokens, 2 * max(MAX_NUM_SEQS))
-    kind = ReplicaKind(request.model, scenario.profile, candidate.layout, blocks, config.block_size, tables)
-    seats = np.array([config.max_num_seqs])
-    most = most_decodes(kind, request.load, seats, blocks[0])
-    capacity = capacity_per_s(kind, curve(kind, request.load, config.max_num_batched_tokens), most)
-    return _Today(request, candidate, fleet, float(capacity[0]))
+    fleet = fleet_of(scenario)
+    sustained = sustained_per_s(scenario, fleet, request.load)
+    return _Today(request, candidate_of(scenario, fleet), fleet, sustained)

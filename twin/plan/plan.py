@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from twin.plan.annexes import Annexes, check_explained, explanation, held, money, risk, sure
+from twin.plan.annexes import Annexes, check_explained, explanation, held, money, price_book, risk, sure
 from twin.plan.answer import SCHEMA_VERSION, notes_of, option_of, point, rejections, traffic
 from twin.plan.asked import scores_of
 from twin.plan.choice import choose, recommended_of
 from twin.plan.fleet import Pooled
 from twin.plan.found import Found, Running, by_cost, searched
+from twin.plan.load_curve import load_curves
 from twin.plan.pools import pooled
+from twin.plan.power import power
 from twin.plan.request import PlanRequest
 from twin.plan.risk import Risks
 from twin.plan.why_not import nearness, why_not
@@ -65,21 +67,26 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
     recommended = next((o for o, names in chosen if "recommended" in names), None)
     near = sorted(misses, key=nearness)[:NEAR_MISSES]
     weighed = scores_of(holding, request.objectives.weights)
+    options: list[dict[str, object]] = [
+        {
+            **option_of(request, o, names),
+            **weighed.get(o.candidate.id, {}),
+            **money(asked, request, o, risks),
+            **power(request, o, asked.book),
+            **({"risk": risks[o.candidate.id]} if o.candidate.id in risks else {}),
+        }
+        for o, names in chosen
+    ]
+    curves = _curves(recommended or (near[0][0] if near else None), request, running)
     payload = {
         "schema_version": SCHEMA_VERSION,
         "model": request.model_name,
         "traffic": traffic(request.load),
-        "options": [
-            {
-                **option_of(request, o, names),
-                **weighed.get(o.candidate.id, {}),
-                **money(asked, request, o, risks),
-                **({"risk": risks[o.candidate.id]} if o.candidate.id in risks else {}),
-            }
-            for o, names in chosen
-        ],
+        "options": options,
         "recommended": recommended.candidate.id if recommended else None,
-        "near_misses": [{**option_of(request, o, ()), "misses": list(said)} for o, said in near],
+        "near_misses": [
+            {**option_of(request, o, ()), **power(request, o, asked.book), "misses": list(said)} for o, said in near
+        ],
         "front": [{**point(request, o), **held(risks, o)} for o in front],
         "rejected": rejections(refused, judged),
         "screened": len(judged),
@@ -91,7 +98,9 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
         "seed": request.seed,
         "vllm_version_modelled": request.vllm_version,
         **of_plan,
+        **price_book(asked, options),
         **explanation(asked, request, chosen, found.whole, kinds),
+        **curves,
         "notes": [*notes_of(request, len(chosen)), *_losses(found), *_unsure(asked, risks, recommended)],
     }
     return Plan(payload, recommended, near[0][0] if near else None, running.interrupted)
@@ -117,7 +126,9 @@ def _risk(
     if running.interrupted:
         return {}, {}, found
     try:
-        risks, of_plan = risk(asked, request, shortlist, decide, lambda some: recommended_of(some, schedule))
+        risks, of_plan = risk(
+            asked, request, shortlist, decide, lambda some: recommended_of(some, schedule), running.progress
+        )
     except KeyboardInterrupt:
         running.interrupted = True
         return {}, {}, list(shortlist)
@@ -158,6 +169,17 @@ def _pool(request: PlanRequest, share: float, found: Found, running: Running) ->
     found.simulated |= {f"{','.join(request.classes)}@{name}" for name in own.simulated}
     found.lost += own.lost
     return own.whole
+
+
+def _curves(option: Outcome | Pooled | None, request: PlanRequest, running: Running) -> dict[str, object]:
+    """Latency against load, which takes a second: of no option where the user has asked to stop."""
+    if option is None or running.interrupted:
+        return {}
+    try:
+        return load_curves(option, request)
+    except KeyboardInterrupt:
+        running.interrupted = True
+        return {}
 
 
 def _front(request: PlanRequest, found: Found, fleets: list[Pooled]) -> list[Outcome | Pooled]:

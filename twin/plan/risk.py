@@ -18,6 +18,7 @@ from twin.risk.what_if import Choose, what_would_change
 from twin.risk.worlds import Demand
 from twin.search.evaluate import Outcome
 from twin.search.executors import open_executor
+from twin.search.simulator import Progress, silent
 from twin.traffic.synthetic import SyntheticTraffic
 
 
@@ -62,7 +63,12 @@ def evaluate_stage(stage: _Stage, item: Item | tuple[float, ...]) -> Any:
 
 
 def assess_plan(
-    request: PlanRequest, asked: RiskRequest, options: Sequence[Option], decide: Decide, choose: Choose
+    request: PlanRequest,
+    asked: RiskRequest,
+    options: Sequence[Option],
+    decide: Decide,
+    choose: Choose,
+    progress: Progress = silent,
 ) -> PlanRisk:
     """The risk of ``options``, on the executor that the request names; the same for any number of jobs.
 
@@ -82,7 +88,7 @@ def assess_plan(
     if not fleets:
         return PlanRisk({}, None, [])
     shared = Shared(request.model, tuple(subjects))
-    with _running(_Stage(shared, None), request) as run:
+    with _running(_Stage(shared, None), request, "possible worlds", progress) as run:
         found, judged = assess(shared, fleets, run, growth=asked.growth, worlds=asked.worlds, seed=request.seed)
     risks = dict(zip((option.candidate.id for option in options), found, strict=True))
     recommended, whole = decide(risks)
@@ -91,16 +97,33 @@ def assess_plan(
         return PlanRisk(risks, None, [])
     at, outcome, price = ours
     question = Question(request.model, subjects[at], price, asked.growth)
-    with _running(_Stage(shared, question), request) as run:
+    with _running(_Stage(shared, question), request, "sensitivity", progress) as run:
         ranked = sensitivity(question, run, seed=request.seed)
     turns = what_would_change(whole, outcome, choose, request.model, subjects[at], judged[at].headroom)
     return PlanRisk(risks, ranked, turns)
 
 
 @contextmanager
-def _running(stage: _Stage, request: PlanRequest) -> Iterator[Callable[[Sequence[Any]], list[Any]]]:
+def _running(
+    stage: _Stage, request: PlanRequest, name: str, progress: Progress
+) -> Iterator[Callable[[Sequence[Any]], list[Any]]]:
+    """What evaluates a batch. The progress is of what was asked so far: the next batch depends on this one."""
+    done = asked = 0
+
+    def arrived(at: int, result: object) -> None:
+        nonlocal done
+        done += 1
+        progress(name, done, asked)
+
     opened: AbstractContextManager[Any] = open_executor(
         request.executor, evaluate_stage, stage, jobs=request.jobs, address=request.ray_address
     )
     with opened as executor:
-        yield lambda items: executor.map(list(items))
+
+        def run(items: Sequence[Any]) -> list[Any]:
+            nonlocal asked
+            asked += len(items)
+            found: list[Any] = executor.map(list(items), arrived)
+            return found
+
+        yield run

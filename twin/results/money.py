@@ -87,21 +87,19 @@ def spare_replicas(replicas: int, up: float, availability: float) -> int | None:
     return next(found, None)
 
 
-def fleet_months(replicas: int, growth_per_month: float, months: int, room: float = 1.0) -> int:
-    """Months of a replica paid for while demand grows, compounding; replicas come whole, when they are needed: once the
+def replicas_by_month(replicas: int, growth_per_month: float, months: int, room: float = 1.0) -> list[int]:
+    """Replicas paid for each month while demand grows, compounding; they come whole, when they are needed: once the
     traffic is more than ``room`` times what the fleet was planned for. As demand shrinks they go.
 
-    >>> fleet_months(2, 0.0, 36)
-    72
-    >>> fleet_months(2, 0.5, 3)  # 2, 3, 4.5
-    10
-    >>> fleet_months(2, 0.5, 3, room=2.0)  # 2, 2, 2.25
-    7
-    >>> fleet_months(2, -0.5, 3, room=2.0)
-    4
+    >>> replicas_by_month(2, 0.5, 3)  # 2, 3, 4.5
+    [2, 3, 5]
+    >>> replicas_by_month(2, 0.5, 3, room=2.0)  # 2, 2, 2.25
+    [2, 2, 3]
+    >>> replicas_by_month(2, -0.5, 3, room=2.0)
+    [2, 1, 1]
     """
     traffic = [(1 + growth_per_month) ** month for month in range(months)]
-    return sum(math.ceil(round(replicas * max(min(factor, 1.0), factor / room), 9)) for factor in traffic)
+    return [math.ceil(round(replicas * max(min(factor, 1.0), factor / room), 9)) for factor in traffic]
 
 
 def payback_month(upfront_usd: float, saved_usd_per_month: float, rate: float) -> float | None:

@@ -86,7 +86,8 @@ def write_requests(path: Path, table: RequestTable) -> None:
 @dataclass(frozen=True)
 class Run:
     """A run folder as it was read: plain data, checked to be whole. ``plan`` is ``None`` for a simulation's; ``flags`` are
-    those that a plan was asked with, as far as it keeps them.
+    those that a plan was asked with, as far as it keeps them. ``timeline`` (:mod:`twin.results.timeline`) is ``None`` where
+    nothing held, and in folders written before there was one.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class Run:
     summary: Mapping[str, Any]
     plan: Mapping[str, Any] | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    timeline: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -149,9 +151,10 @@ def read_run(path: Path) -> Run:
     scenario = read_yaml(path / "scenario.yaml").data
     manifest, summary = _read_json(path / "manifest.json"), _read_json(path / "summary.json")
     _check_keys(path / "manifest.json", manifest, _MANIFEST_KEYS)
+    timeline = _read_json(path / "timeline.json") if "timeline.json" in names else None
     if "plan.json" not in names:
         _check_keys(path / "summary.json", summary, {"usd_per_hour", "deployment"})
-        return Run(path, scenario, manifest, summary)
+        return Run(path, scenario, manifest, summary, timeline=timeline)
     plan = _read_json(path / "plan.json")
     if plan.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
@@ -165,7 +168,7 @@ def read_run(path: Path) -> Run:
     for item in [*plan["options"], *plan["near_misses"]]:
         _check_keys(path / "plan.json", item, _OPTION_KEYS)
     flags = _read_json(path / "flags.json") if "flags.json" in names else {}
-    return Run(path, scenario, manifest, summary, plan, flags)
+    return Run(path, scenario, manifest, summary, plan, flags, timeline)
 
 
 def write_folder(target: Path, files: Mapping[str, str]) -> Path:

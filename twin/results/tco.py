@@ -12,7 +12,7 @@ from typing import Any
 
 from twin.base import HOURS_PER_MONTH, InputError
 from twin.results.bill import SPARES, Bill, GpuGroup, Unpriced, bills_of, fixed_lines, missing, spot_fleets, total
-from twin.results.money import crossover_utilisation, fleet_months, payback_month, usd_per_mtok
+from twin.results.money import crossover_utilisation, payback_month, replicas_by_month, usd_per_mtok
 from twin.results.spot import SpotFleet
 from twin.spec.ownership import CAPITAL, Line, monthly_rate
 from twin.spec.prices import PriceBook, PriceKind
@@ -24,8 +24,8 @@ GPUS_AT_MOST = 1e9
 
 @dataclass(frozen=True)
 class Way:
-    """A way to pay: the bill of a month as the fleet stands, and ``tco_usd`` over the horizon, growth included. Spare
-    replicas of spot are in all of its figures; ``usd_per_gpu_hour`` is of the GPUs planned.
+    """A way to pay: the bill of a month as the fleet stands, and of each month of the horizon, growth included, which add
+    up to ``tco_usd``. Spare replicas of spot are in all of its figures; ``usd_per_gpu_hour`` is of the GPUs planned.
     """
 
     kind: PriceKind
@@ -33,6 +33,7 @@ class Way:
     usd_per_gpu_hour: float
     usd_per_mtok: float | None
     tco_usd: float
+    usd_by_month: tuple[float, ...]
     lines: tuple[Line, ...]
 
 
@@ -58,11 +59,15 @@ class Crossover:
 
 @dataclass(frozen=True)
 class CostTree:
-    """The bill of ``kind``, the other ways to pay, and what is missing from them. Months are of 730 h."""
+    """The bill of ``kind``, the other ways to pay, and what is missing from them. Months are of 730 h. ``gpus_by_month``:
+    those that the growing ``fleet`` needs, spares of spot not counted.
+    """
 
+    fleet: tuple[GpuGroup, ...]
     kind: PriceKind
     months: int
     growth_per_month: float
+    gpus_by_month: tuple[int, ...]
     way: Way
     idle: Idle
     ways: tuple[Way, ...]
@@ -83,6 +88,8 @@ class CostTree:
                 "usd": {way.kind: way.tco_usd for way in self.ways},
                 "cheapest": min(self.ways, key=lambda way: way.tco_usd).kind,
             },
+            "groups": [asdict(group) for group in self.fleet],
+            "gpus_by_month": list(self.gpus_by_month),
             "ways": {way.kind: {**_numbers(way), "lines": _lines_json(way)} for way in self.ways},
             "crossover": [asdict(each) for each in self.crossover],
             "spot": [asdict(each) for each in self.spot],
@@ -107,6 +114,7 @@ def cost_of(
     ``kind``, and for a fleet, horizon or growth that makes no sense.
     """
     _check(fleet, months, growth_per_month)
+    grown = [replicas_by_month(group.replicas, growth_per_month, months, group.room) for group in fleet]
     bills, unpriced = bills_of(fleet, book, region)
     if kind not in bills:
         for group in fleet:
@@ -114,13 +122,18 @@ def cost_of(
         raise InputError(next(each.why for each in unpriced if each.item == kind), where=book.name)
     ways = []
     for each, bill in bills.items():
-        ways.append(_way(each, bill, fleet, book, months, growth_per_month, output_tokens_per_s))
+        ways.append(_way(each, bill, fleet, book, grown, output_tokens_per_s))
     chosen = next(way for way in ways if way.kind == kind)
     spot = spot_fleets(fleet, book, region) if "spot" in bills else ()
     return CostTree(
+        fleet=tuple(fleet),
         kind=kind,
         months=months,
         growth_per_month=growth_per_month,
+        gpus_by_month=tuple(
+            sum(group.num_gpus * replicas // group.replicas for group, replicas in zip(fleet, each, strict=True))
+            for each in zip(*grown, strict=True)
+        ),
         way=chosen,
         idle=_idle(fleet, bills[kind]),
         ways=tuple(ways),
@@ -135,16 +148,17 @@ def _way(
     bill: Bill,
     fleet: Sequence[GpuGroup],
     book: PriceBook,
-    months: int,
-    growth_per_month: float,
+    grown: Sequence[Sequence[int]],
     output_tokens_per_s: float | None,
 ) -> Way:
+    """``grown``: per group of the fleet, its replicas in each month."""
     fixed = fixed_lines(kind, book)
     lines = (*(line for _, part in bill for line in part), *fixed)
     usd = total(lines)
-    grown = math.fsum(
-        total(part) * fleet_months(group.replicas, growth_per_month, months, group.room) / group.replicas
-        for group, part in bill
+    each = [total(part) / group.replicas for group, part in bill]
+    by_month = tuple(
+        math.fsum(replica * count for replica, count in zip(each, counts, strict=True)) + total(fixed)
+        for counts in zip(*grown, strict=True)
     )
     per_hour = usd / HOURS_PER_MONTH
     return Way(
@@ -152,7 +166,8 @@ def _way(
         usd_per_month=usd,
         usd_per_gpu_hour=per_hour / sum(group.num_gpus for group in fleet),
         usd_per_mtok=usd_per_mtok(per_hour, output_tokens_per_s) if output_tokens_per_s else None,
-        tco_usd=grown + total(fixed) * months,
+        tco_usd=math.fsum(by_month),
+        usd_by_month=by_month,
         lines=lines,
     )
 
@@ -215,7 +230,8 @@ def _check(fleet: Sequence[GpuGroup], months: int, growth_per_month: float) -> N
 
 
 def _numbers(way: Way) -> dict[str, Any]:
-    return {name: value for name, value in asdict(way).items() if name not in ("kind", "lines")}
+    found = {name: value for name, value in asdict(way).items() if name not in ("kind", "lines")}
+    return found | {"usd_by_month": list(way.usd_by_month)}
 
 
 def _lines_json(way: Way) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from twin.cluster.simulation import Fleet, Simulated, simulate
 from twin.cost.step import StepModel
 from twin.engine.config import EngineConfig
-from twin.results.energy import Span
+from twin.results.energy import Span, power
 from twin.results.metrics import load_state, summarize
 from twin.search.figures import (
     NOTHING_ELSE,
@@ -66,8 +66,8 @@ class Measured:
     """What one simulation says, in plain numbers: a journal, another process or another machine can carry it.
 
     ``values_s``: per bound, its quantile in seconds, the worse of whole trace and busiest minutes (``busiest_s``). ``p99_s``
-    of ttft, tpot and e2el. ``summary``: every metric, where it was asked for. ``figures``, ``windows`` and ``classes``: what
-    :class:`twin.search.figures.Wants` asked for besides.
+    of ttft, tpot and e2el. ``summary``: every metric, where it was asked for, and with it ``power_share``, what is drawn of
+    the boards' limit. ``figures``, ``windows`` and ``classes``: what :class:`twin.search.figures.Wants` asked for besides.
     """
 
     values_s: tuple[float, ...]
@@ -78,6 +78,7 @@ class Measured:
     figures: Mapping[str, float] = field(default_factory=dict)
     windows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     classes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    power_share: float | None = None
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -93,7 +94,7 @@ class Measured:
         """The inverse of :meth:`as_json`, exact. Raises :class:`KeyError` where a field is missing."""
         values, busiest = tuple(map(float, data["values_s"])), tuple(map(float, data["busiest_s"]))
         more = {name: dict(data[name]) for name in ("summary", "figures", "windows", "classes")}
-        return cls(values, busiest, dict(data["p99_s"]), str(data["load"]), **more)
+        return cls(values, busiest, dict(data["p99_s"]), str(data["load"]), **more, power_share=data.get("power_share"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +228,8 @@ def measure(
     if full:
         windows = wants.windows_of(happened, deployment.step, labels, bounds)
         classes = {} if good is None else wants.classes_of(table, labels, bounds, values, busiest, good)
-    return Measured(values, busiest, p99_s(table), load, summary, more, windows, classes)
+    drawn = power(happened, deployment.step).share if full else None
+    return Measured(values, busiest, p99_s(table), load, summary, more, windows, classes, drawn)
 
 
 def evaluate(

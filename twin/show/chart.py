@@ -79,7 +79,8 @@ class Heat:
 class Chart:
     """``key`` names it in a page and in tests. ``note``: what intervals mean, which fidelity, what is hollow and why.
 
-    ``across``: bars lie on their side, x being their names still.
+    ``across``: bars lie on their side (and points with names for x), x being their names still. ``stacked``: bars of one name
+    stand on each other.
     """
 
     key: str
@@ -91,6 +92,7 @@ class Chart:
     heat: Heat | None = None
     note: str = ""
     across: bool = False
+    stacked: bool = False
 
     @property
     def empty(self) -> bool:

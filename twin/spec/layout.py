@@ -61,6 +61,12 @@ def num_nodes(layout: Parallel, gpus_per_node: int) -> int:
     return -(-replica_gpus(layout) // gpus_per_node)
 
 
+def fleet_nodes(layout: Parallel, replicas: int, gpus_per_node: int) -> int:
+    """Nodes that ``replicas`` stand on: as many as fit share one, and one that needs several shares none."""
+    together = gpus_per_node // replica_gpus(layout)
+    return -(-replicas // together) if together else replicas * num_nodes(layout, gpus_per_node)
+
+
 def pipeline_layers(num_layers: int, stages: int) -> tuple[int, ...]:
     """Layers of each stage. What does not divide goes to the stages before the last, from the back: the last has the head
     to compute too, and the first the embedding.

@@ -210,16 +210,21 @@ def owned_lines(assets: Assets, owning: Ownership, board_kwh_per_month: float | 
     capital = capital_usd_per_month(capex, residual, months, monthly_rate(owning.interest_per_year.value))
     wear = capex * (1 - residual) / months
     lines = [_line("depreciation", wear, bought), _line("interest", capital - wear, owning.interest_per_year)]
-    power, ratio, kwh = assets.all_in_kw, owning.server_power_ratio, None
-    if board_kwh_per_month is not None and ratio is not None:
-        kwh = board_kwh_per_month * ratio.value * owning.pue.value
-    elif power is not None:
-        kwh = power.value * HOURS_PER_MONTH
+    power, kwh = assets.all_in_kw, kwh_at_the_meter(assets, owning, board_kwh_per_month)
     if kwh is not None:
         lines.append(_line("electricity", kwh * owning.electricity_usd_per_kwh.value, owning.electricity_usd_per_kwh))
     if power is not None and (space := owning.space_usd_per_kw_month) is not None:
         lines.append(_line("space", power.value / owning.pue.value * space.value, space))
     return lines
+
+
+def kwh_at_the_meter(assets: Assets, owning: Ownership, board_kwh_per_month: float | None = None) -> float | None:
+    """What is paid for one owned GPU a month, in kWh: what its board draws with server and cooling on top, where that is
+    known, else its provisioned power for all hours; ``None`` where the book knows neither.
+    """
+    if board_kwh_per_month is not None and (ratio := owning.server_power_ratio) is not None:
+        return board_kwh_per_month * ratio.value * owning.pue.value
+    return None if assets.all_in_kw is None else assets.all_in_kw.value * HOURS_PER_MONTH
 
 
 def lacking(assets: Assets, owning: Ownership) -> list[str]:

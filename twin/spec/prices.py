@@ -8,7 +8,8 @@ what is absent is listed as not priced, never taken as zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
@@ -122,6 +123,27 @@ class PriceBook(Frozen):
             return None
         return capex_usd(self.assets[gpu], self.ownership)
 
+    def part_of(self, gpus: Iterable[str], region: str | None = None) -> dict[str, Any]:
+        """What bills of these GPUs rest on, as plain data: prices per GPU hour by kind as :meth:`price` finds them (``owned``
+        only where it is not worked out line by line), assets, ownership and items. What the book lacks is absent.
+        """
+        prices: dict[str, dict[str, Any]] = {}
+        for gpu in gpus:
+            prices[gpu] = {}
+            for kind in PRICE_KINDS:
+                if kind == "owned" and self.owned_lines(gpu):
+                    continue
+                with suppress(InputError):
+                    prices[gpu][kind] = _plain(self.price(gpu, kind, region))
+        return {
+            "name": self.name,
+            "region": region,
+            "prices": prices,
+            "assets": {gpu: _plain(self.assets[gpu]) for gpu in prices if gpu in self.assets},
+            "ownership": None if self.ownership is None else _plain(self.ownership),
+            "items": {name: _plain(item) for name, item in self.items.items()},
+        }
+
     def drawn(self, draw: Random) -> PriceBook:
         """This book with each figure drawn from its spread (:meth:`Figure.at`), independently of the others."""
         return self.model_copy(update={name: _drawn(value, draw) for name, value in self if name != "name"})
@@ -176,6 +198,10 @@ def _priced(data: Any, depth: int) -> Any:
         return {key: _priced(value, depth - 1) for key, value in data.items()}
     bare = not depth and isinstance(data, int | float) and not isinstance(data, bool)
     return {"usd_per_gpu_hour": data} if bare else data
+
+
+def _plain(part: Frozen) -> dict[str, Any]:
+    return part.model_dump(mode="json", exclude_none=True)
 
 
 def _drawn(value: Any, draw: Random) -> Any:

@@ -132,7 +132,7 @@ def _times(source: Source, column: pa.ChunkedArray | None, what: str) -> NDArray
     """Dates as int64 nanoseconds, numbers as float64 seconds (or the unit in the column's name)."""
     assert column is not None
     values = _trimmed(column)
-    first = next((text for text in values.to_pylist()[:1]), "") or ""
+    first = (values[0].as_py() if len(values) else None) or ""
     if re.match(r"\d{4}-\d\d-\d\d", first):
         zone = "UTC" if re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", first[10:]) else None
         return _cast(source, values, pa.timestamp("ns", tz=zone), what, "a time like the others").astype(np.int64)

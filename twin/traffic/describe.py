@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,17 @@ def describe(trace: Trace) -> dict[str, Any]:
         "classes": _classes(trace),
         "notes": list(trace.notes),
     }
+
+
+def figure_rows(value: Mapping[str, Any], prefix: str = "") -> list[dict[str, object]]:
+    """Nested figures as rows ``{figure, value}``: ``input_tokens.p99``."""
+    rows: list[dict[str, object]] = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            rows += figure_rows(item, f"{prefix}{key}.")
+        elif item is not None and item != [] and f"{prefix}{key}" not in ("name", "notes"):
+            rows.append({"figure": f"{prefix}{key}", "value": item})
+    return rows
 
 
 def _lengths(tokens: NDArray[np.int64]) -> dict[str, float | int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -38,6 +39,9 @@ class Trace:
     all tokens up to there.
     The last block may be partly filled; requests that share its id agree as far as both reach.
 
+    ``started_at``: the first arrival on the file's own clock (UTC where it names a zone), ``None`` where it has
+    none or the trace was sped up.
+
     ``notes`` says in plain sentences what was done to the rows (sorted, dropped). Raises :class:`InputError`.
     """
 
@@ -50,6 +54,7 @@ class Trace:
     hash_block_tokens: int = MOONCAKE_BLOCK_TOKENS
     name: str = "trace"
     notes: tuple[str, ...] = ()
+    started_at: datetime | None = None
 
     def __post_init__(self) -> None:
         arrival = np.array(self.arrival_s, dtype=np.float64)
@@ -123,6 +128,7 @@ class Trace:
         )
         kept = arrival[rows]
         if rows.size and kept.dtype == np.int64:
+            others.setdefault("started_at", datetime(1970, 1, 1) + timedelta(microseconds=int(kept[0]) // 1000))
             kept = (kept - kept[0]) / 1e9
         return cls(
             kept,
@@ -144,6 +150,10 @@ class Trace:
         """Last arrival minus first arrival."""
         return float(self.arrival_s[-1])
 
+    def clock_at(self, seconds: float) -> datetime | None:
+        """The file's own clock so many seconds after the first arrival, where it has one."""
+        return None if self.started_at is None else self.started_at + timedelta(seconds=seconds)
+
     def take(self, rows: NDArray[Any], *, note: str | None = None) -> Trace:
         """The requests at ``rows`` (indices ascending, or a mask), on a clock that starts at the first of
         them."""
@@ -157,6 +167,7 @@ class Trace:
             session=None if self.session is None else self.session[index],
             request_class=None if self.request_class is None else self.request_class[index],
             prefix_hashes=None if hashes is None else tuple(hashes[row] for row in index),
+            started_at=self.clock_at(float(self.arrival_s[index[0]])) if len(index) else None,
             notes=self.notes if note is None else (*self.notes, note),
         )
 
@@ -186,7 +197,7 @@ class Trace:
         if not (np.isfinite(rate_factor) and rate_factor > 0):
             raise InputError(f"a rate factor must be a number above 0, not {rate_factor:g}", where=self.name)
         note = f"arrival times divided by {rate_factor:g} (rate ×{rate_factor:g})"
-        return replace(self, arrival_s=self.arrival_s / rate_factor, notes=(*self.notes, note))
+        return replace(self, arrival_s=self.arrival_s / rate_factor, started_at=None, notes=(*self.notes, note))
 
     def repeated(self, times: int) -> Trace:
         """The trace ``times`` times end to end, one mean inter-arrival time between the copies.
@@ -263,6 +274,7 @@ class Trace:
             "name": self.name,
             "hash_block_tokens": self.hash_block_tokens,
             "notes": list(self.notes),
+            "started_at": self.started_at,
         }
         return frame
 
@@ -284,6 +296,7 @@ class Trace:
             hash_block_tokens=int(attrs.get("hash_block_tokens", MOONCAKE_BLOCK_TOKENS)),
             name=name,
             notes=tuple(attrs.get("notes", ())),
+            started_at=attrs.get("started_at"),
         )
 
 

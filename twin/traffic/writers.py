@@ -17,10 +17,14 @@ from twin.traffic.trace import MOONCAKE_BLOCK_TOKENS, Trace
 
 def request_rows(trace: Trace) -> list[dict[str, object]]:
     """One flat row per request; session and class where the trace has them. Prefix hashes are left out."""
-    names = [c for c in ("session", "request_class") if getattr(trace, c) is not None]
-    columns = ["arrival_s", "input_tokens", "output_tokens", *names]
+    columns = _columns(trace)
     values = [getattr(trace, c).tolist() for c in columns]
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _columns(trace: Trace) -> list[str]:
+    names = [c for c in ("session", "request_class") if getattr(trace, c) is not None]
+    return ["arrival_s", "input_tokens", "output_tokens", *names]
 
 
 def as_csv(trace: Trace) -> str:
@@ -28,11 +32,11 @@ def as_csv(trace: Trace) -> str:
     import csv
     import io
 
-    rows = request_rows(trace)
+    names = _columns(trace)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(zip(*(getattr(trace, name).tolist() for name in names), strict=True))
     return text.getvalue()
 
 

@@ -67,7 +67,7 @@ def plot_table(
     ``measured`` as :func:`twin.trust.table.measured_values` gives it. Raises
     :class:`InputError` where there is nothing to draw.
     """
-    drawn = {metric: found for metric in METRICS if (found := _points(metric, rows, predictions, measured))}
+    drawn = {metric: found for metric in METRICS if (found := points_of(metric, rows, predictions, measured))}
     if not drawn:
         raise InputError("no row has both a prediction and a measurement to draw")
     gpus = sorted({gpu for found in drawn.values() for gpu, *_ in found})
@@ -108,7 +108,7 @@ def _page(panels: int, suffix: str, draw: Callable[[Sequence[Any]], None]) -> by
     return buffer.getvalue()
 
 
-def _points(
+def points_of(
     metric: Metric, rows: Sequence[Row], predictions: Sequence[Row], measured: Sequence[Mapping[str, float]]
 ) -> list[Point]:
     """GPU, saturated, measured, predicted and its bounds, of every row that has them."""

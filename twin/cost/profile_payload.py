@@ -1,4 +1,4 @@
-"""Hardware profiles as JSON: what ``twin hardware show`` and ``compare`` print, and the rows that csv and md take."""
+"""Hardware profiles as JSON: what ``twin hardware list``, ``show`` and ``compare`` print, and the rows that csv and md take."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from twin.spec.kernels import Collective
 FIGURE = ("value", "unit", "stderr", "origin", "source", "date")
 KNOWN = FIGURE[3:]
 RATES = {"flops_per_s": "FLOP/s", "bytes_per_s": "B/s", "launch_s": "s", "p": ""}
+
+
+def listed(profile: HardwareProfile) -> dict[str, object]:
+    """A profile in a line: its name, how much memory the device has, and where its speed comes from."""
+    return {
+        "name": profile.name,
+        "label": profile.label,
+        "memory_bytes": int(profile.facts.memory_bytes.value),
+        "origin": profile.origin,
+    }
 
 
 def facts_of(profile: HardwareProfile) -> dict[str, tuple[Estimate | None, str]]:

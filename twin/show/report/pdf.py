@@ -1,0 +1,23 @@
+"""The report on A4, from the same HTML."""
+
+from __future__ import annotations
+
+from twin.show.report.blocks import Report
+from twin.show.report.html import html, missing
+from twin.show.words import Say
+
+
+def pdf(made: Report, say: Say) -> bytes:
+    """Raises :class:`InputError` where WeasyPrint or another package is not installed."""
+    try:
+        import weasyprint
+    except ImportError as error:
+        raise missing(error) from None
+    document = weasyprint.HTML(string=html(made, say), url_fetcher=_nothing).render()
+    found: bytes = document.write_pdf(pdf_identifier=b"twin")
+    return found
+
+
+def _nothing(url: str, *_: object, **__: object) -> dict[str, object]:
+    """A report fetches nothing."""
+    raise ValueError(f"a report fetches nothing, not even {url}")
