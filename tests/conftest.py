@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["planning", "run_folders"]
+pytest_plugins = ["planning", "asked_runs"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

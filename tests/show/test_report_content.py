@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import RunFolder, changed
+from asked_runs import RunFolder, changed
 
 from twin.base import InputError
 from twin.results.run import Run, read_run

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import RunFolder
+from asked_runs import RunFolder
 
 import twin.show
 from twin.cli.main import main

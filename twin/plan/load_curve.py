@@ -7,7 +7,7 @@ edges; an edge costs no simulation of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, exp, floor, log
@@ -35,6 +35,8 @@ from twin.traffic.trace import Trace
 BUSIEST_S = 600.0
 REQUESTS = 1800
 """Of usual work in a simulation where somebody waits: some ten of them then take less than a second."""
+CLOSER_REQUESTS = 24_000
+"""The same where somebody looks on: ten minutes of most traffic."""
 LEAST_REQUESTS = 300
 """A p99 of fewer says little: quiet traffic is taken from a longer window, dear one is not cut further."""
 
@@ -54,6 +56,14 @@ INTERVAL = (
 )
 
 
+Progress = Callable[[int, int], None]
+"""Hears how many of how many simulations are done."""
+
+
+def nobody(done: int, total: int) -> None:
+    """The progress of a curve that nobody watches."""
+
+
 def load_curves(option: Option, request: PlanRequest) -> dict[str, object]:
     """Of an option of a plan: ``load_curve``; of a fleet of pools ``load_curves``, one for each."""
     served = [Served.of_outcome(outcome, own) for outcome, own in pools_of(option, request)]
@@ -61,7 +71,7 @@ def load_curves(option: Option, request: PlanRequest) -> dict[str, object]:
     return {"load_curve": found[0]} if isinstance(option, Outcome) else {"load_curves": found}
 
 
-def load_curve(served: Served, *, requests: int = REQUESTS) -> dict[str, object]:
+def load_curve(served: Served, *, requests: int = REQUESTS, progress: Progress = nobody) -> dict[str, object]:
     """JSON: p50 and p99 of TTFT and TPOT at some ten rates, from a quarter of the planned to beyond what the closed form
     sustains.
 
@@ -74,7 +84,7 @@ def load_curve(served: Served, *, requests: int = REQUESTS) -> dict[str, object]
     A replica is slower as a whole: only what the host does before a request is queued stays as it is.
     """
     ladder = _Ladder.of(served, requests)
-    return {**ladder.about, "points": ladder.points()}
+    return {**ladder.about, "points": ladder.points(progress)}
 
 
 def at_load(served: Served, factor: float, *, requests: int = REQUESTS) -> tuple[dict[str, object], Simulated]:
@@ -156,10 +166,12 @@ class _Ladder:
         high = ceil((sustained + log(ABOVE_CAPACITY)) / width)
         return sorted({floor(log(LEAST_FACTOR) / width), 0, *range(low, high + 1)})
 
-    def points(self) -> list[dict[str, object]]:
+    def points(self, progress: Progress) -> list[dict[str, object]]:
         """Of every rung, up to the second overloaded one: what lies beyond is a longer queue."""
         found: list[dict[str, object]] = []
-        for rung in self.rungs:
+        rungs = self.rungs
+        for at, rung in enumerate(rungs):
+            progress(at, len(rungs))
             if rung > 0 and sum(point["load"] == "overloaded" for point in found) >= OVERLOADED_SHOWN:
                 break
             found.append(self.point(rung))

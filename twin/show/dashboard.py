@@ -27,6 +27,7 @@ ICON = (
 PRINT = """<style>
 @media print { [data-testid="stHeader"], .stButton, .stDownloadButton { display: none !important; } }
 [data-testid="stColumn"]:has([data-testid="stPlotlyChart"]) { min-width: min(100%, 27rem); }
+[data-testid="stCode"] code span { color: inherit !important; } /* its colours are too faint to read */
 .stMainBlockContainer { max-width: 82rem; padding-top: 3rem; }
 </style>"""
 

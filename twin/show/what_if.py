@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from twin.base import HOURS_PER_MONTH, Frozen, InputError
 from twin.cluster.deploy import asked_trace
 from twin.plan.explain import phases
-from twin.plan.load_curve import at_load
+from twin.plan.load_curve import REQUESTS, at_load
 from twin.plan.promise import Fleet as Priced
 from twin.plan.served import Served, candidate_of, kind_of
 from twin.results.metrics import summarize
@@ -222,9 +222,9 @@ class Answer:
     requests: int
 
 
-def here(scenario: Scenario, served: Served, factor: float) -> Here:
-    """The busiest minutes at ``factor`` times their rate."""
-    point, happened = at_load(served, factor)
+def here(scenario: Scenario, served: Served, factor: float, requests: int = REQUESTS) -> Here:
+    """The busiest minutes, of about so many ``requests``, at ``factor`` times their rate."""
+    point, happened = at_load(served, factor, requests=requests)
     candidate, config, fleet = candidate_of(scenario, served.fleet), served.fleet.config, served.fleet
     first, last = float(point["start_s"]), float(point["start_s"]) + float(point["span_s"])  # type: ignore[arg-type]
     load = Workload(served.load.trace.slice(first, last).scaled(factor), served.load.max_model_len)

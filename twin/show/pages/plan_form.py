@@ -133,7 +133,7 @@ _PROMISES = ("Time to first token", "Time per output token", "Whole request")
 
 def _kept() -> dict[str, Any]:
     """What has no field of its own."""
-    return {"explain": st.session_state.get(KEY + "explain")}
+    return {"explain": st.session_state.get(KEY + "explain") or None}
 
 
 def _trace() -> dict[str, Any]:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import streamlit as st
 
 from twin.base import TwinError
-from twin.plan.load_curve import load_curve
-from twin.plan.served import Served
 from twin.results.run import Run
-from twin.search.workload import Workload
 from twin.show import shell
 from twin.show.pages import whatif_form, whatif_result, whatif_whole
+from twin.show.pages.whatif_answer import answer_of, look_closer
 from twin.show.saved import run_named
-from twin.show.what_if import (
-    Answer,
-    Here,
-    Setting,
-    here,
-    money_of,
-    pin,
-    pinned,
-    scenario_of,
-    served_of,
-    traffic_key,
-    workload_of,
-)
-from twin.spec.scenario import Scenario
+from twin.show.what_if import Answer, Setting, pin, pinned
 
 LINK, PIN, START = "whatif-link", "whatif-pin", "whatif-start"
 """In the session: the address as the page last wrote it, what is pinned, and what the controls were filled with."""
@@ -72,12 +54,13 @@ def _body() -> None:
     with right:
         try:
             with st.spinner("Replaying the busiest minutes…"):
-                answer = _answer(setting, run)
+                answer = answer_of(setting, run)
         except TwinError as error:
             shell.failed(error)
             return
         baseline = _baseline(pinned_setting)
         whatif_result.show(answer, baseline)
+        look_closer(setting, run)
         whatif_whole.show(answer, params)
         whatif_result.drawn(answer, baseline)
 
@@ -115,7 +98,7 @@ def _baseline(setting: Setting | None) -> Answer | None:
     if setting is None:
         return None
     try:
-        return _answer(setting, _run(setting.run))
+        return answer_of(setting, _run(setting.run))
     except TwinError as error:
         st.warning(f"The baseline cannot be shown: {shell.plain(str(error))}")
         return None
@@ -128,32 +111,3 @@ def _of_pin(text: str) -> Setting:
 
 def _run(name: str | None) -> Run | None:
     return None if name is None else run_named(name)
-
-
-def _answer(setting: Setting, run: Run | None) -> Answer:
-    """Raises :class:`TwinError` with the sentence of ``twin simulate``."""
-    scenario = scenario_of(setting, run)
-    traffic = traffic_key(scenario, setting)
-    load = _workload(traffic, partial(workload_of, scenario, setting))
-    served = served_of(scenario, load)
-    key = f"{setting.key} {traffic} {scenario.profile.digest()}"
-    curve = _curve(key, served)
-    return Answer(
-        setting, scenario, curve, _here(key, setting.load, scenario, served), money_of(scenario), len(load.trace)
-    )
-
-
-@st.cache_resource(max_entries=4, show_spinner="Reading the requests…")
-def _workload(key: str, _make: Any) -> Workload:
-    made: Workload = _make()
-    return made
-
-
-@st.cache_resource(max_entries=256, show_spinner=False)
-def _curve(key: str, _served: Served) -> dict[str, object]:
-    return load_curve(_served)
-
-
-@st.cache_resource(max_entries=256, show_spinner=False)
-def _here(key: str, factor: float, _scenario: Scenario, _served: Served) -> Here:
-    return here(_scenario, _served, factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twin.show.report.blocks import Block, Bullets, Facts, Paragraph, Row, Section, Table, Text
-from twin.show.report.money import horizon_cost, ranked_ways
+from twin.show.report.money import horizon_cost, lasting_ways, ranked_ways
 from twin.show.report.options import (
     breaks,
     choices,
@@ -45,7 +45,7 @@ def verdict(m: Matter) -> Text:
         return m.t("What is deployed does not hold.") if m.fixed else m.t("Nothing holds within these limits.")
     if m.fixed:
         return m.t("Keep what is deployed: {fleet}.", fleet=fleet(m, what))
-    ways = ranked_ways(what)
+    ways = lasting_ways(what)
     text = "A gamble: {how} {fleet}." if m.gamble else "{how} {fleet}."
     return m.t(text, how=_how(m, ways[0][0] if ways else m.scenario["price"].value), fleet=fleet(m, what))
 
@@ -78,7 +78,7 @@ def warnings(m: Matter) -> list[Text]:
                 asked=m.plan["risk"]["confidence"].cell("share"),
             )
         )
-    ways = ranked_ways(m.recommended)
+    ways = lasting_ways(m.recommended)
     if ways and ways[0][0] == "spot" and not m.fixed:
         up = [each["held_share"] for each in m.recommended["money"]["spot"] if each["held_share"].there]
         shares = joined([(share.cell("availability"),) for share in up], ", ") or ("–",)
@@ -107,7 +107,7 @@ def _of(m: Matter, option: Node) -> dict[str, Text]:
 
 
 def _pay(m: Matter, what: Node) -> Text:
-    ways = ranked_ways(what)
+    ways = lasting_ways(what)
     if not ways:
         return m.t("{kind}; the plan has no bill", kind=m.scenario["price"].cell("word"))
     months = what["money"]["tco"]["months"].cell("count")
@@ -117,11 +117,15 @@ def _pay(m: Matter, what: Node) -> Text:
         months=months,
         usd=ways[0][1]["tco_usd"].cell("usd"),
     )
-    if len(ways) == 1:
-        return m.t("{best}; nothing else has a price", best=best)
-    return m.t(
-        "{best}; next is {kind} at {usd}", best=best, kind=_way(m, ways[1][0]), usd=ways[1][1]["tco_usd"].cell("usd")
-    )
+    said = [best, *(_next(m, way) for way in ways[1:2])] if len(ways) > 1 else [best, m.t("nothing else has a price")]
+    first, way = ranked_ways(what)[0]
+    if first != ways[0][0]:
+        said.append(m.t("spot at {usd} can be taken away at any time", usd=way["tco_usd"].cell("usd")))
+    return joined(said, "; ")
+
+
+def _next(m: Matter, way: tuple[str, Node]) -> Text:
+    return m.t("next is {kind} at {usd}", kind=_way(m, way[0]), usd=way[1]["tco_usd"].cell("usd"))
 
 
 def _way(m: Matter, kind: str) -> Text:
@@ -129,7 +133,7 @@ def _way(m: Matter, kind: str) -> Text:
 
 
 def _cost(m: Matter, what: Node) -> Text:
-    ways, spread = ranked_ways(what), what["risk"]["usd_per_month"]
+    ways, spread = lasting_ways(what), what["risk"]["usd_per_month"]
     planned = m.t("{usd} a month as planned", usd=what["usd_per_month"].cell("usd"))
     if spread["p5"].there and spread["p5"].value < spread["p95"].value:
         planned = m.t(
@@ -211,7 +215,8 @@ def _table(m: Matter) -> Table:
     for choice in choices(m):
         option = choice.option
         if not option.there:
-            texts = (m.t("no fleet is known"), ("–",), ("–",), ("–",), ("–",), ("–",))
+            nothing = m.t("nothing")
+            texts = (m.t("no fleet is known"), nothing, nothing, m.t("serves no request"), ("–",), ("–",))
             rows.append(Row((choice.name, *texts)))
             continue
         kind = "chosen" if option["id"].value == m.plan["recommended"].value and choice.kind == "option" else "plain"
@@ -228,7 +233,8 @@ def _table(m: Matter) -> Table:
     months = next((c.option["money"]["tco"]["months"] for c in choices(m) if c.option["money"].there), None)
     note = m.t("$/month at the price the plan was made with ({kind}).", kind=m.scenario["price"].cell("word"))
     if months is not None:
-        note += m.t(" Over the horizon of {months} months: the cheapest way to pay.", months=months.cell("count"))
+        text = " Over the horizon of {months} months: the cheapest way to pay that lasts (spot does not)."
+        note += m.t(text, months=months.cell("count"))
     return Table(
         key="decision",
         caption=m.t("The choices"),

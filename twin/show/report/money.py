@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from twin.show.report.blocks import Block, Figure, Paragraph, Row, Section, Table, Text
 from twin.show.report.figures import drawn
+from twin.show.report.forms import WORDS
 from twin.show.report.source import Matter, Node, derived, joined
 
 PAID = {"owned": "Bought", "on_demand": "Rented on demand", "reserved": "Rented, reserved", "spot": "Rented, spot"}
@@ -18,12 +19,17 @@ def ranked_ways(option: Node) -> list[tuple[str, Node]]:
     return sorted(ways, key=lambda item: float(item[1]["tco_usd"].value))
 
 
+def lasting_ways(option: Node) -> list[tuple[str, Node]]:
+    """As :func:`ranked_ways`, without spot unless the plan was made at its price: interruptions are in no figure of risk."""
+    return [way for way in ranked_ways(option) if way[0] != "spot" or option["money"]["kind"].value == "spot"]
+
+
 def horizon_cost(m: Matter, option: Node) -> Text:
-    """Of the cheapest way, with its name."""
-    ways = ranked_ways(option)
+    """Of the cheapest lasting way, with its name."""
+    ways = lasting_ways(option)
     if not ways:
         return ("–",)
-    return (ways[0][1]["tco_usd"].cell("usd"), *m.t(" ({kind})", kind=option["money"]["tco"]["cheapest"].cell("word")))
+    return (ways[0][1]["tco_usd"].cell("usd"), *m.t(" ({kind})", kind=m.t(WORDS.get(ways[0][0], ways[0][0]))))
 
 
 def money(m: Matter) -> Section:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from twin.show.report.blocks import Block, Bullets, Cell, Figure, Paragraph, Row, Section, Table, Text
 from twin.show.report.figures import drawn
-from twin.show.report.money import PAID, ranked_ways
+from twin.show.report.money import PAID, lasting_ways
 from twin.show.report.options import parts_of
 from twin.show.report.source import Matter, Node, joined
 
@@ -52,7 +52,7 @@ def _prices(m: Matter) -> Iterator[Row]:
 
 def _bill(m: Matter) -> Iterator[Row]:
     """The lines of the cheapest way to pay: the decision rests on them."""
-    for kind, way in ranked_ways(m.subject)[:1]:
+    for kind, way in lasting_ways(m.subject)[:1]:
         for line in way["lines"]:
             what = m.t("{kind}: {line}", kind=m.t(PAID[kind]), line=line["name"].cell("sentence"))
             yield _line(what, m.t("{usd} a month", usd=line["usd_per_month"].cell("usd")), line)
