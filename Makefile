@@ -9,7 +9,7 @@ PEER := aisimulate==0.13.0.dev202610270000000085
 REQUIREMENTS := tests/lockstep/requirements.txt tests/lockstep/requirements-0.19.txt
 export TWIN_ORACLE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/twin/oracle-$(shell cat $(REQUIREMENTS) | cksum | cut -d' ' -f1)
 
-.PHONY: demo lint test bench clean oracle lockstep accuracy dashboard browser
+.PHONY: demo lint test bench clean oracle lockstep accuracy dashboard browser gallery
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twin needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -80,6 +80,10 @@ accuracy: $(VENV)/.dev
 	@test -d $(MEASURED) || { echo "make accuracy: needs the recorded runs, and there is no $(MEASURED)"; exit 1; }
 	$(RUN)/twin accuracy --runs $(MEASURED)/inferencex_vllm_dev.csv --log $(MEASURED)/vllm_requests_rtxpro6000.csv \
 		$(addprefix --verified ,$(wildcard tests/trust/measured/verify)) --data hwprofiles/accuracy.json --readme README.md
+
+# The pictures in the README, of a plan that is made for them.
+gallery: $(VENV)/.dev browser
+	$(RUN)/python tests/helpers/gallery.py
 
 clean:
 	rm -rf $(VENV) .venv-peer build dist runs bench.json

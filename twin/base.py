@@ -121,6 +121,15 @@ def unknown_name(kind: str, name: str, names: Iterable[str], *, where: str | Non
     )
 
 
+def not_installed(what: str, package: str | None, extra: str) -> InputError:
+    """An :class:`InputError` for ``what`` needs a package of an extra that is not installed.
+
+    >>> print(not_installed("the dashboard", "plotly", "dashboard"))
+    the dashboard needs plotly: pip install 'twin[dashboard]'
+    """
+    return InputError(f"{what} needs {package or extra}: pip install 'twin[{extra}]'")
+
+
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

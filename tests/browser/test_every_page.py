@@ -24,7 +24,7 @@ PAGES = {
 LEAST_CONTRAST, LARGE_CONTRAST = 4.5, 3.0
 """WCAG 2.2, 1.4.3; of text from 24 px, or bold from 18.66 px."""
 
-NAMELESS = """() => [...document.querySelectorAll('main button, main input, main textarea, main img, [data-testid=stMain] button')]
+NAMELESS = """() => [...document.querySelectorAll(':is(main, [data-testid=stMain]) :is(button, input, textarea, img)')]
     .filter(e => e.offsetParent && e.type !== 'hidden' && e.type !== 'file')
     .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('alt') || e.getAttribute('title') || e.textContent
         || e.labels?.length || e.getAttribute('aria-labelledby') || e.querySelector('[aria-label],title')))
@@ -37,14 +37,16 @@ FAINT = """([least, large]) => {
     const over = (top, below) => [0, 1, 2].map(i => top[3] * top[i] + (1 - top[3]) * below[i]);
     const light = rgb => rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = e => { const chain = []; for (; e; e = e.parentElement) chain.push(rgba(getComputedStyle(e).backgroundColor));
+    const behind = e => { const chain = [];
+        for (; e; e = e.parentElement) chain.push(rgba(getComputedStyle(e).backgroundColor));
         return chain.reverse().reduce((below, top) => over(top, below), [255, 255, 255]); };
     const walk = document.createTreeWalker(document.querySelector('[data-testid=stMain]'), NodeFilter.SHOW_TEXT);
     const found = [];
     while (walk.nextNode()) {
         const e = walk.currentNode.parentElement, said = walk.currentNode.textContent.trim();
         if (!said || !e.checkVisibility({opacityProperty: true, visibilityProperty: true}) || e.closest(
-            'svg, canvas, script, style, [disabled], [aria-hidden=true], .js-plotly-plot, [data-testid=stSliderThumbValue]')) continue;
+            'svg, canvas, script, style, [disabled], [aria-hidden=true], .js-plotly-plot, ' +
+            '[data-testid=stSliderThumbValue]')) continue;
         const style = getComputedStyle(e), below = behind(e), size = parseFloat(style.fontSize);
         const [one, other] = [light(over(rgba(style.color), below)), light(below)].sort((a, b) => b - a);
         const ratio = (one + 0.05) / (other + 0.05);

@@ -86,9 +86,7 @@ def test_the_workbook_opens(page: Page, plan: dict[str, Any], tmp_path: Path) ->
     assert {item["usd_per_month"] for item in plan["options"]} <= said
 
 
-def test_files_of_the_run_are_those_of_its_folder(
-    page: Page, plan: dict[str, Any], runs: Path, tmp_path: Path
-) -> None:
+def test_files_of_the_run_are_those_of_its_folder(page: Page, plan: dict[str, Any], runs: Path, tmp_path: Path) -> None:
     folder = runs / "plan"
     scenario = saved(page, "Scenario (YAML)", tmp_path)
     assert scenario.read_bytes() == (folder / "scenario.yaml").read_bytes()
@@ -104,9 +102,7 @@ def test_files_of_the_run_are_those_of_its_folder(
     ]
 
 
-def test_the_chinese_report_has_its_glyphs(
-    page: Page, browser: Browser, plan: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_chinese_report_has_its_glyphs(page: Page, browser: Browser, plan: dict[str, Any], tmp_path: Path) -> None:
     """Drawn with a font that knows Chinese, and not as boxes; its figures are the English ones."""
     found = subprocess.run(["fc-list", ":lang=zh", "family"], capture_output=True, text=True, check=True)
     fonts = {name.strip() for line in found.stdout.splitlines() for name in line.split(",")}

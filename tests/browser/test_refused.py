@@ -29,7 +29,9 @@ def complaint(page: Page) -> str:
     return " ".join(alert.get_by_test_id("stMarkdownContainer").inner_text().split())
 
 
-@pytest.mark.parametrize(("path", "command"), [("traffic", "twin traffic show"), ("", "twin plan --model Qwen/Qwen3-8B --traffic")])
+@pytest.mark.parametrize(
+    ("path", "command"), [("traffic", "twin traffic show"), ("", "twin plan --model Qwen/Qwen3-8B --traffic")]
+)
 def test_a_broken_upload(visit: Callable[..., Page], tmp_path: Path, path: str, command: str) -> None:
     page = visit(path)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -67,7 +69,7 @@ def test_an_impossible_setting(visit: Callable[..., Page], label: str, text: str
 
 def test_nothing_fits_the_budget(visit: Callable[..., Page]) -> None:
     """A model whose weights need several GPUs, and a budget of one: not an error, and no plan either."""
-    page = visit(f"?{SMALL}".replace("Qwen/Qwen3-8B", "openai/gpt-oss-120b") + "&budget=1gpu")
+    page = visit(f"?{SMALL}".replace("Qwen/Qwen3-8B", "openai/gpt-oss-120b") + "&budget=1gpu&max_gpus=2")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     settle(page)
     open_up(page, "The same on the command line")

@@ -30,10 +30,10 @@ def dashboard(
 
     Packages: pip install 'twin[dashboard]'.
     """
-    from twin.base import InputError
+    from twin.base import InputError, not_installed
 
     if missing := [name for name in ("streamlit", "plotly", "jinja2") if find_spec(name) is None]:
-        raise InputError(f"the dashboard needs {missing[0]}: pip install 'twin[dashboard]'")
+        raise not_installed("the dashboard", missing[0], "dashboard")
     if traces is not None and not traces.is_dir():
         raise InputError("no such folder of traces", where=str(traces))
     if runs.exists() and not runs.is_dir():

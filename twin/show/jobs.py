@@ -105,6 +105,7 @@ class Job:
             return State("running")
         said = {key: value for line in self._lines() if isinstance(line, dict) for key, value in line.items()}
         run, kept = (self._beside(said.get(key)) for key in ("run", "search"))
+        kept = kept or self._resumed  # stopped before it had anything new: what it went on from is still there
         answer = self._answer()
         whole = bool(answer) and "error" not in answer
         if answer.get("interrupted") or (self._stopped and not whole):
@@ -144,6 +145,12 @@ class Job:
     @property
     def _stopped(self) -> bool:
         return (self.folder / "stop").exists()
+
+    @property
+    def _resumed(self) -> Path | None:
+        """The search that this one goes on with."""
+        words = self.argv
+        return self._beside(words[words.index("--resume") + 1]) if "--resume" in words else None
 
     def _about(self) -> dict[str, Any]:
         try:

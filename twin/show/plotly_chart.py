@@ -6,7 +6,7 @@ from html import escape
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from twin.base import InputError
+from twin.base import not_installed
 from twin.show.chart import Axis, Chart, Rule
 from twin.show.look import (
     BAND,
@@ -40,8 +40,8 @@ def figure(chart: Chart) -> go.Figure:
     """
     try:
         import plotly.graph_objects as go
-    except ImportError:
-        raise InputError("pages need plotly: pip install 'twin[dashboard]'") from None
+    except ImportError as error:
+        raise not_installed("a chart in a page", error.name, "dashboard") from None
     traces = [] if chart.heat is None else [heat(chart.heat)]
     named = list(zip(chart.series, looks(chart), stacks(chart), strict=True))
     traces += [band for series, look, _ in named for band in bands(chart, series, look)]

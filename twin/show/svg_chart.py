@@ -9,7 +9,7 @@ from html import escape
 from threading import Lock
 from typing import Any
 
-from twin.base import InputError
+from twin.base import not_installed
 from twin.show.chart import Chart
 from twin.show.look import (
     BAND,
@@ -63,8 +63,8 @@ def svg(chart: Chart, *, width_in: float = 6.3, height_in: float = 3.2) -> str:
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("the report's charts need matplotlib: pip install 'twin[dashboard]'") from None
+    except ImportError as error:
+        raise not_installed("a chart on paper", error.name, "dashboard") from None
     buffer = io.StringIO()
     with _ONE_AT_A_TIME, mpl.rc_context(STYLE | {"svg.hashsalt": chart.key}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's fonts have them

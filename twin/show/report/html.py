@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from twin.base import InputError
+from twin.base import not_installed
 from twin.show.chart import Chart
 from twin.show.report.blocks import Cell, Report
 from twin.show.report.forms import written
 from twin.show.words import Say
 
-MISSING = "{name} is not installed, which this report needs; pip install 'twin[dashboard]'"
 WIDTH_IN, HEIGHT_IN = 6.9, 2.9
 LOW_IN = 1.75
 TALL_IN = 0.32
@@ -24,7 +23,7 @@ def html(made: Report, say: Say) -> str:
         import jinja2
         import markupsafe
     except ImportError as error:
-        raise missing(error) from None
+        raise not_installed("a report in HTML", error.name, "dashboard") from None
 
     folder = Path(__file__).parent / "templates"
     env = jinja2.Environment(
@@ -36,11 +35,6 @@ def html(made: Report, say: Say) -> str:
     env.filters["kind"] = lambda block: type(block).__name__
     style = markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8"))
     return env.get_template("report.html").render(report=made, style=style, say=say)
-
-
-def missing(error: ImportError) -> InputError:
-    """The sentence for a package that is not there."""
-    return InputError(MISSING.format(name=error.name))
 
 
 def _part(part: str | Cell, say: Say) -> str:

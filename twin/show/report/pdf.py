@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from twin.base import InputError, not_installed
 from twin.show.report.blocks import Report
-from twin.show.report.html import html, missing
+from twin.show.report.html import html
 from twin.show.words import Say
 
 
 def pdf(made: Report, say: Say) -> bytes:
-    """Raises :class:`InputError` where WeasyPrint or another package is not installed."""
+    """Raises :class:`InputError` where WeasyPrint, the libraries it loads, or another package is not installed."""
     try:
         import weasyprint
     except ImportError as error:
-        raise missing(error) from None
+        raise not_installed("a report in PDF", error.name, "dashboard") from None
+    except OSError:
+        raise InputError(
+            "a report in PDF needs Pango, a library of the system (apt install libpangoft2-1.0-0 libharfbuzz-subset0); a report"
+            " in HTML does without"
+        ) from None
     document = weasyprint.HTML(string=html(made, say), url_fetcher=_nothing).render()
     found: bytes = document.write_pdf(pdf_identifier=b"twin")
     return found

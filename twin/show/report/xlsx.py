@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twin.base import TwinError
+from twin.base import not_installed
 from twin.results.run import Run
 from twin.show.report.blocks import Report
 from twin.show.report.content import RACK_KW, report
@@ -75,8 +75,8 @@ def workbook(
 def _empty() -> Workbook:
     try:
         from openpyxl import Workbook
-    except ModuleNotFoundError:
-        raise TwinError("a report in Excel needs openpyxl: pip install 'twin[dashboard]'") from None
+    except ImportError as error:
+        raise not_installed("a workbook", error.name, "dashboard") from None
     book = Workbook()
     book.remove(book.worksheets[0])
     book.calculation.fullCalcOnLoad = True
