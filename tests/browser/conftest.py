@@ -50,8 +50,10 @@ def address(browser: Browser, runs: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def plan(browser: Browser, runs: Path) -> dict[str, Any]:
-    """What ``runs/plan`` says: a small plan with risk, growth and an explanation."""
-    return browsing.planned(runs, *PLAN)
+    """What the run ``service`` says: a small plan with risk, growth and an explanation. Tests may make others."""
+    made = browsing.planned(runs.parent / "made", *PLAN)
+    (runs.parent / "made" / "plan").rename(runs / "service")
+    return made
 
 
 Visit = Callable[..., "Page"]

@@ -12,10 +12,10 @@ from playwright.sync_api import Page, expect
 NARROW = {"width": 800, "height": 900}
 PAGES = {
     "": "Plan",
-    "?run=plan": "plan",
-    "?run=plan&view=Money": "plan",
-    "?run=plan&view=Risk": "plan",
-    "whatif?run=plan&option=recommended&load=2": "What-if",
+    "?run=service": "service",
+    "?run=service&view=Money": "service",
+    "?run=service&view=Risk": "service",
+    "whatif?run=service&option=recommended&load=2": "What-if",
     "traffic": "Traffic",
     "hardware": "Hardware",
     "hardware?view=What fits of a model": "Hardware",

@@ -23,7 +23,7 @@ A4_PT = (595.3, 841.9)
 
 @pytest.fixture
 def page(visit: Callable[..., Page], plan: dict[str, Any]) -> Page:
-    page = visit("?run=plan")
+    page = visit("?run=service")
     expect(page.get_by_role("heading", name="Take it away")).to_be_visible()
     settle(page)
     return page
@@ -87,7 +87,7 @@ def test_the_workbook_opens(page: Page, plan: dict[str, Any], tmp_path: Path) ->
 
 
 def test_files_of_the_run_are_those_of_its_folder(page: Page, plan: dict[str, Any], runs: Path, tmp_path: Path) -> None:
-    folder = runs / "plan"
+    folder = runs / "service"
     scenario = saved(page, "Scenario (YAML)", tmp_path)
     assert scenario.read_bytes() == (folder / "scenario.yaml").read_bytes()
     assert yaml.safe_load(scenario.read_text(encoding="utf-8"))["model"] == plan["model"]

@@ -22,7 +22,7 @@ SHOWN = {"p99 TTFT": "p99_ttft_ms", "p99 TPOT": "p99_tpot_ms", "Output tokens": 
 
 
 def test_what_if_traffic_doubles(visit: Callable[..., Page], runs: Path, plan: dict[str, Any]) -> None:
-    page = visit("?run=plan")
+    page = visit("?run=service")
     page.get_by_role("link", name=re.compile("What if traffic")).click()
     expect(page.get_by_role("heading", name="What-if")).to_be_visible()
     settle(page)
@@ -32,7 +32,7 @@ def test_what_if_traffic_doubles(visit: Callable[..., Page], runs: Path, plan: d
     _slide(page, "Load", "×2.00")
     expect(page).to_have_url(re.compile(r"[?&]load=2&"))
 
-    served = Served.of_scenario(read_run(runs / "plan").question)
+    served = Served.of_scenario(read_run(runs / "service").question)
     once, twice = (at_load(served, factor)[0] for factor in (1.0, 2.0))
     shown = _shows(page, once, twice)
     for metric in ("ttft", "tpot"):
@@ -48,7 +48,7 @@ def test_what_if_traffic_doubles(visit: Callable[..., Page], runs: Path, plan: d
 
 def test_a_second_replica_halves_the_load(visit: Callable[..., Page], plan: dict[str, Any]) -> None:
     """A change of the fleet draws another curve over the baseline's, and the address holds both."""
-    page = visit("whatif?run=plan&option=recommended")
+    page = visit("whatif?run=service&option=recommended")
     expect(page.get_by_role("heading", name="What-if")).to_be_visible()
     settle(page)
     page.get_by_role("button", name="Pin as baseline").click()
@@ -81,7 +81,7 @@ def _shows(page: Page, before: Mapping[str, Any], now: Mapping[str, Any]) -> dic
         shown, change = figure(page, label), difference(page, label)
         found[label] = (shown, change)
         assert number(shown) == pytest.approx(now[key], rel=DIGITS)
-        assert number(change) == pytest.approx(now[key] - before[key], rel=2 * DIGITS)
+        assert number(change) == pytest.approx(now[key] - before[key], rel=2 * DIGITS, abs=0.06)
         assert change.endswith("better" if key == "output_throughput" else "worse")
     return found
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from twin.cli.main import main
-from twin.cost.model_payload import compute_bound_batch, decode_bytes, flops_per_token
 from twin.cost.layout import Layout
 from twin.cost.memory import memory_budget
+from twin.cost.model_payload import compute_bound_batch, decode_bytes, flops_per_token
 from twin.spec.hardware import load_profile
 from twin.spec.model import load_model
 

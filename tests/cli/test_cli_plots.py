@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from twin.cli.main import main
-from twin.show.look import columns
+from twin.show.draw.look import columns
 
 WIDTH = 100
 MADE_UP = ("--request-rate", "3", "--input-len", "800", "--output-len", "150", "--num-requests", "300")

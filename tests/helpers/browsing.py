@@ -135,7 +135,8 @@ def open_up(page: Page, title: str) -> None:
 
 def figure(page: Page | Locator, label: str) -> str:
     """A key figure of a page, or of a part of it, as it is read."""
-    card = page.get_by_test_id("stMetric").filter(has=page.get_by_text(label, exact=True))
+    named = getattr(page, "page", page).get_by_text(label, exact=True)
+    card = page.get_by_test_id("stMetric").filter(has=named)
     return card.get_by_test_id("stMetricValue").inner_text().strip()
 
 

@@ -17,9 +17,10 @@ from playwright.sync_api import Browser, expect, sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 300_000
 SERVICE = (
-    *("--traffic", str(ROOT / "scenarios" / "chat.yaml"), "--model", "Qwen/Qwen3-32B", "--gpu", "h100_sxm,l40s"),
+    *("--request-rate", "12", "--input-len", "median=900,p99=4000", "--output-len", "200", "--num-requests", "1500"),
+    *("--model", "Qwen/Qwen3-32B", "--gpu", "h100_sxm,l40s", "--quantization", "fp8", "--max-num-seqs", "128"),
     *("--ttft", "2s", "--tpot", "50ms", "--budget", "120k/month", "--growth", "5%±2%/month"),
-    *("--risk", "--worlds", "32", "--explain", "recommended"),
+    *("--risk", "--worlds", "16", "--explain", "recommended"),
 )
 TALL = {"width": 1400, "height": 1500}
 CUTS = {"plan": 1500, "what-if": 1150, "report": 1200}

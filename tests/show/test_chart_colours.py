@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twin.show import plotly_marks, svg_marks
 from twin.show.chart import Axis, Chart, Series
-from twin.show.look import COLOURS, SOFT, looks
+from twin.show.draw import plotly_marks, svg_marks
+from twin.show.draw.look import COLOURS, SOFT, looks
 
 Floats = NDArray[np.float64]
 

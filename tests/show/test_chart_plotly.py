@@ -9,8 +9,8 @@ import pytest
 from every_chart import ACROSS, AREA, BARS, EMPTY, EVERY, HEAT, HOSTILE, LINE, POINTS, STACKED, STEPS
 
 from twin.show.chart import Chart
-from twin.show.look import SOFT
-from twin.show.plotly_chart import figure
+from twin.show.draw.look import SOFT
+from twin.show.draw.plotly_chart import figure
 
 KEYS = [chart.key for chart in EVERY]
 

@@ -10,7 +10,7 @@ import pytest
 from every_chart import ACROSS, BARS, CHINESE, EMPTY, EVERY, HEAT, HOSTILE, LINE, POINTS, STACKED, STEPS
 
 from twin.show.chart import Axis, Chart, Series
-from twin.show.svg_chart import svg
+from twin.show.draw.svg_chart import svg
 
 KEYS = [chart.key for chart in EVERY]
 SVG = "{http://www.w3.org/2000/svg}"

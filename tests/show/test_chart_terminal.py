@@ -9,8 +9,8 @@ import pytest
 from every_chart import ACROSS, AREA, BARS, EMPTY, EVERY, HEAT, LINE, POINTS, STACKED
 
 from twin.show.chart import Axis, Chart, Heat, Rule, Series
-from twin.show.look import columns
-from twin.show.terminal_chart import text
+from twin.show.draw.look import columns
+from twin.show.draw.terminal_chart import text
 
 KEYS = [chart.key for chart in EVERY]
 

@@ -58,7 +58,7 @@ class _Plot:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
-        from twin.show.terminal_chart import text
+        from twin.show.draw.terminal_chart import text
 
         drawn = text(self.chart, width=min(PLAIN_WIDTH_COLUMNS, options.max_width))
         yield Text(f"\n{drawn}", no_wrap=True, overflow="ignore", end="")

@@ -1,7 +1,7 @@
 """A chart as data: what is drawn, never how. One chart can be drawn in a page, on paper and in a terminal.
 
-:mod:`twin.show.plotly_chart`, :mod:`twin.show.svg_chart` and :mod:`twin.show.terminal_chart` draw it. Series differ by colour
-(Okabe and Ito's, which the colour-blind can tell apart), and by mark and dash, which survive a black-and-white printer.
+:mod:`twin.show.draw` draws it. Series differ by colour (chosen so that the colour-blind can tell them apart), and by mark and
+dash, which survive a black-and-white printer.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _nowhere() -> None:
 
 def chart(drawn: Chart, *, select: bool = False) -> list[str]:
     """Draw it with its note; with ``select`` the keys of the points that were clicked."""
-    from twin.show.plotly_chart import figure
+    from twin.show.draw.plotly_chart import figure
 
     if drawn.empty:
         st.info(f"{plain(drawn.title)}: this run does not say.")

@@ -53,7 +53,7 @@ def _part(part: str | Cell, say: Say) -> str:
 
 
 def _svg(chart: Chart) -> str:
-    from twin.show.svg_chart import svg
+    from twin.show.draw.svg_chart import svg
 
     bars = max((len(series.x) for series in chart.series), default=0) if chart.across else 0
     if chart.key.startswith("timeline"):

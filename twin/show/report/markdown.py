@@ -34,7 +34,7 @@ def _block(block: Block, say: Say) -> Iterator[str]:
         case Table():
             yield from _table(block, say)
         case Figure():
-            from twin.show.terminal_chart import text as terminal
+            from twin.show.draw.terminal_chart import text as terminal
 
             yield f"**{block.chart.title}**"
             yield from ("", "```text", terminal(block.chart, width=WIDTH, height=HEIGHT).rstrip("\n"), "```")

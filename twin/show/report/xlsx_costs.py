@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twin.results.bill import RENT, SPARES
-from twin.show.look import COLOURS
+from twin.show.draw.look import COLOURS
 from twin.show.report.forms import word
 from twin.show.report.xlsx_inputs import Inputs
 from twin.show.report.xlsx_sheet import SHARE, USD, Formula, Sheet, column

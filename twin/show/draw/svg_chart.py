@@ -11,7 +11,7 @@ from typing import Any
 
 from twin.base import not_installed
 from twin.show.chart import Chart
-from twin.show.look import (
+from twin.show.draw.look import (
     BAND,
     INK,
     SOFT,
@@ -29,7 +29,7 @@ from twin.show.look import (
     ticks,
     wide,
 )
-from twin.show.svg_marks import BASELINE_DASH, DASHES, FONT, HATCHES, MARKS, area, bars, heat, points
+from twin.show.draw.svg_marks import BASELINE_DASH, DASHES, FONT, HATCHES, MARKS, area, bars, heat, points
 
 FAMILY = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
 STYLE: dict[Any, Any] = {
@@ -151,7 +151,7 @@ def _folded(name: str, most: int) -> str:
 
 
 def _rules(axes: Any, chart: Chart) -> None:
-    """Dashed, across the whole plot; see :func:`twin.show.plotly_chart.figure`."""
+    """Dashed, across the whole plot; see :func:`twin.show.draw.plotly_chart.figure`."""
     row = 0
     for rule in chart.rules:
         stands = (rule.axis == "x") != chart.across

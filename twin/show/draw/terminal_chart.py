@@ -6,8 +6,20 @@ from math import isnan, log10, nan
 from typing import Any
 
 from twin.show.chart import Axis, Chart, Series
-from twin.show.look import beside, columns, free_side, hollow, interval, late, names_on_x, reach, short, stacks, ticks
-from twin.show.terminal_rows import EDGE, OUT, bar_rows, heat_rows, in_rows, mark_of, wrapped
+from twin.show.draw.look import (
+    beside,
+    columns,
+    free_side,
+    hollow,
+    interval,
+    late,
+    names_on_x,
+    reach,
+    short,
+    stacks,
+    ticks,
+)
+from twin.show.draw.terminal_rows import EDGE, OUT, bar_rows, heat_rows, in_rows, mark_of, wrapped
 
 
 def text(chart: Chart, *, width: int = 100, height: int = 22) -> str:

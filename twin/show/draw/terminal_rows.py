@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from twin.show.chart import Axis, Chart, Heat, Series
-from twin.show.look import columns, hollow, interval, names_on_x, number, reach, short
+from twin.show.draw.look import columns, hollow, interval, names_on_x, number, reach, short
 
 MARKS = "ox+*#@%&"
 FILLS = "#=:%*+o-"

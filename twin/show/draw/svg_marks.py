@@ -6,7 +6,7 @@ from math import isnan, nan
 from typing import Any
 
 from twin.show.chart import Axis, Chart, Heat, Series
-from twin.show.look import (
+from twin.show.draw.look import (
     BAND,
     INK,
     Look,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twin.base import not_installed
 from twin.show.chart import Axis, Chart, Rule
-from twin.show.look import (
+from twin.show.draw.look import (
     BAND,
     INK,
     SOFT,
@@ -24,7 +24,7 @@ from twin.show.look import (
     stacks,
     ticks,
 )
-from twin.show.plotly_marks import bands, heat, trace
+from twin.show.draw.plotly_marks import bands, heat, trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -6,7 +6,20 @@ from html import escape
 from typing import Any
 
 from twin.show.chart import Chart, Heat, Series
-from twin.show.look import INK, Look, beside, corners, dashed, hollow, interval, late, marked, stretches, stroke, tip
+from twin.show.draw.look import (
+    INK,
+    Look,
+    beside,
+    corners,
+    dashed,
+    hollow,
+    interval,
+    late,
+    marked,
+    stretches,
+    stroke,
+    tip,
+)
 
 DASHES = ("solid", "dashdot", "dot", "longdash", "longdashdot")
 BASELINE_DASH = "dash"
