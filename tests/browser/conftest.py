@@ -30,6 +30,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("needs Chromium (make browser)")
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install 'twin[dev]')")
     with playwright.sync_playwright() as driver:
+        playwright.expect.set_options(timeout=browsing.ANSWER_S * 1000)
         browser = driver.chromium.launch(executable_path=chromium, args=list(browsing.QUIET))
         yield browser
         browser.close()

@@ -71,5 +71,6 @@ def test_a_page_can_be_read(visit: Callable[..., Page], plan: dict[str, Any], pa
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate(FAINT, [LEAST_CONTRAST, LARGE_CONTRAST]) == []
     for chart in page.locator(".js-plotly-plot").all():
-        assert chart.locator(".gtitle").text_content(), "a chart without a title"
+        drawn = chart.locator("xpath=ancestor::*[contains(@class, 'st-key-drawn-')][1]")
+        assert drawn.get_by_test_id("stMarkdownContainer").first.text_content(), "a chart without a title"
     assert page.locator("[data-testid=stException]").count() == 0

@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "plain": (*L40S, *HELD, "--budget", "30k/month"),
     "risk": (*L40S, *HELD, *ASSESSED, "--explain", "recommended"),
     "infeasible": (*L40S, *HELD, "--budget", "1k/month"),
+    "nowhere": (*L40S, "--ttft", "1ms", "--rate", "×100", "--explain", "recommended"),
     "pools": (
         *(*SMALL, *ASSESSED, "--gpu", "l40s,h100_sxm", "--max-gpus", "6", "--request-rate", "6"),
         *("--input-len", "median=500,p99=6000", "--output-len", "150", "--num-requests", "400"),
@@ -34,7 +35,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "fixed": (*HELD, *ASSESSED),
     "late": ("--ttft", "50ms", "--rate", "×3"),
 }
-"""``plain``: without risk; ``fixed``: what ``risk`` recommends, judged as deployed; ``late``: the same, missing a promise."""
+"""``plain``: without risk; ``nowhere``: nothing to simulate;
+``fixed``: what ``risk`` recommends, judged as deployed; ``late``: the same, missing a promise."""
 
 JUDGED = frozenset({"fixed", "late"})
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +32,9 @@ QUIET = (
 START_S, ANSWER_S, PLAN_S = 30.0, 20.0, 150.0
 """Patience, many times what is usual: a busy machine is no failure."""
 
+RESTS_MS = 250
+"""A script that ends may be started again at once, by what it has just drawn."""
+
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
 """Streamlit's page looks for its server at each level of the address; what it does not find there is told on the console."""
 
@@ -50,6 +55,9 @@ def dashboard(runs: Path, *flags: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=START_S)
+        for job in runs.glob(".jobs/*/job.json"):  # they outlive their server, and a failed test would leave one behind
+            with suppress(ProcessLookupError):
+                os.killpg(json.loads(job.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
 
 
 def _listens(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -103,13 +111,17 @@ def opened(browser: Browser, address: str, size: Mapping[str, int] = WIDE) -> It
 
 
 def settle(page: Page, seconds: float = ANSWER_S) -> None:
-    """Until the script has run to its end, and nothing that it drew before is stale."""
+    """Until the script has run to its end and starts no other, and nothing that it drew before is stale."""
+    page.evaluate("window.restedSince = undefined")
     page.wait_for_function(
-        """() => {
+        """rest => {
             const app = document.querySelector('[data-testid=stApp]');
             const busy = '[data-testid=stSpinner], [data-stale=true], [data-testid=stSkeleton]';
-            return app?.dataset.testScriptState === 'notRunning' && !document.querySelector(busy);
+            const rests = app?.dataset.testScriptState === 'notRunning' && !document.querySelector(busy);
+            window.restedSince = rests ? window.restedSince ?? performance.now() : undefined;
+            return rests && performance.now() - window.restedSince > rest;
         }""",
+        arg=RESTS_MS,
         timeout=seconds * 1000,
     )
 
@@ -127,6 +139,7 @@ def write(page: Page, label: str, text: str) -> None:
     box.fill(text)
     box.press("Enter")
     settle(page)
+    assert box.input_value() == text, f"what was typed into {label!r} is lost"
 
 
 def open_up(page: Page, title: str) -> None:

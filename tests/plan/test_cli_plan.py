@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from twin.cli.main import main
+from twin.results.run import read_run
 from twin.spec.scenario import load_scenario
 
 MADE_UP = ("--request-rate", "4", "--input-len", "600", "--output-len", "80", "--num-requests", "500")
@@ -64,6 +65,52 @@ def test_infeasible_is_exit_3_with_the_usual_object(capsys: pytest.CaptureFixtur
     assert payload["options"] == []
     assert payload["binding"].startswith("budget:")
     assert (tmp_path / "runs" / "plan" / "plan.json").read_text() == out, "what was computed is kept"
+
+
+NEAR_MISS = ("--budget", "100/month")
+NOTHING_FITS = ("--ttft", "1ms", "--request-rate", "300", "--budget", "2k/month")
+
+
+@pytest.mark.parametrize("wanted", ["recommended", "cheapest", "best_latency"])
+@pytest.mark.parametrize("asked", [NEAR_MISS, NOTHING_FITS])
+def test_nothing_holds_and_is_explained_all_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, asked: tuple[str, ...], wanted: str
+) -> None:
+    code, out, _ = run(capsys, tmp_path, *ASKED, *asked, "--explain", wanted, "--format", "json")
+    payload = json.loads(out)
+    assert code == 3
+    near = [item["id"] for item in payload["near_misses"]]
+    assert [item["id"] for item in payload.get("explanation", ())] == near[:1]
+    assert len(near) == (1 if asked == NEAR_MISS else 0)
+    assert f"there is no {wanted} option to explain" in payload["notes"][-1]
+    assert all(name in payload["notes"][-1] for name in near)
+
+
+def test_an_unknown_option_to_explain_stays_an_error_where_nothing_holds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, tmp_path, *ASKED, *NOTHING_FITS, "--explain", "recomended")
+    assert (code, "did you mean 'recommended'" in err) == (2, True)
+
+
+def test_what_fits_nowhere_leaves_a_run_folder_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, tmp_path, *ASKED, *NOTHING_FITS, "--format", "json")
+    folder = tmp_path / "runs" / "plan"
+    assert code == 3
+    assert "run folder: " in err
+    assert (folder / "plan.json").read_text() == out
+    kept = read_run(folder)
+    assert kept.plan is not None
+    assert kept.summary == {
+        "screened": kept.plan["screened"],
+        "simulated": 0,
+        "simulated_on_whole_trace": 0,
+        "binding": kept.plan["binding"],
+    }
+    assert kept.question.deployment.gpu == "l40s", "a place-holder: the first that was offered"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["plan"]
+    again = run(capsys, tmp_path, "plan", "--resume", str(folder), "--format", "json")
+    assert again[:2] == (code, out)
 
 
 @pytest.mark.parametrize("budget", ["20k/month", "0.25M/yr", "$30/h", "8gpu", "9kW"])

@@ -199,3 +199,27 @@ def test_every_gpu_of_the_shipped_book_has_a_bill_that_json_can_hold() -> None:
         assert all(line["source"] and line["date"] for way in data["ways"].values() for line in way["lines"])
         assert data["tco"]["usd"][data["tco"]["cheapest"]] == min(data["tco"]["usd"].values())
         assert math.fsum(line["share"] for line in data["lines"]) == pytest.approx(1.0)
+
+
+def test_the_money_spent_on_buying_meets_the_rent_in_the_month_that_it_is_paid_back() -> None:
+    """Without growth the crossing of the two sums is the closed form's; the fleet that grows buys more, and later."""
+    still, growing = (cost_of(FLEET, "on_demand", book(items={"storage": 300}), growth_per_month=g) for g in (0, 0.05))
+    for turn in still.crossover[:2]:
+        assert turn.month_as_it_grows == pytest.approx(turn.month, abs=0.02)
+        assert len(turn.cash_by_month) == 36
+    turn = still.crossover[0]
+    assert turn.upfront_usd == pytest.approx(16 * 35_000 * 1.1)
+    assert turn.month is not None
+    running = 16 * (1.5 * 730 * 0.1 + 1.5 / 1.25 * 200) + 300
+    rate = 1.1 ** (1 / 12) - 1
+    assert turn.cash_by_month[0] == pytest.approx(turn.upfront_usd * (1 + rate) + running)
+    assert turn.cash_by_month[math.ceil(turn.month) :] == pytest.approx([running] * (36 - math.ceil(turn.month)))
+    later = growing.crossover[0]
+    assert later.month == turn.month
+    assert later.month_as_it_grows is not None
+    assert later.month_as_it_grows > turn.month
+    assert sum(later.cash_by_month) > sum(turn.cash_by_month)
+    spot = still.crossover[2]
+    assert (spot.month, spot.month_as_it_grows) == (None, None)
+    short = cost_of(FLEET, "on_demand", book(ownership={"lifetime_months": 20.5})).crossover[0]
+    assert len(short.cash_by_month) == 20

@@ -49,7 +49,16 @@ OPTION: dict[str, Any] = {
                 "usd_by_month": [1000.0 + month for month in range(36)],
             },
         },
-        "crossover": [{"against": "on_demand", "month": 13.4}, {"against": "spot", "month": None}],
+        "crossover": [
+            {
+                "against": "on_demand",
+                "month": 13.4,
+                "month_as_it_grows": 14.0,
+                "upfront_usd": 56_000.0,
+                "cash_by_month": [57_000.0, *[1000.0] * 35],
+            },
+            {"against": "spot", "month": None, "month_as_it_grows": None, "upfront_usd": None, "cash_by_month": []},
+        ],
     },
 }
 MISSED: dict[str, Any] = {
@@ -229,7 +238,17 @@ def test_money_adds_up() -> None:
     assert ways["on demand"].y[-1] == 180_000.0
     assert ways["on demand"].high[-1] == pytest.approx(180_000 * 9 / 5), "of the way that the bill is paid by"
     assert ways["owned"].high == ()
-    assert [rule.at for rule in chart.rules] == [13.4]
+    assert [rule.at for rule in chart.rules] == [14.0]
+    bought = ways["owned, as spent"]
+    assert bought.baseline
+    assert bought.y[:2] == (56_000.0, 57_000.0)
+    assert bought.y[14] == ways["on demand"].y[14], "the mark is where its own curves cross"
+    assert "in month 14.0 as the fleet grows" in chart.note
+    older = charts.cumulative_cost(
+        {**OPTION, "money": {**OPTION["money"], "crossover": [{"against": "spot", "month": 1}]}}
+    )
+    assert (older.rules, len(older.series)) == ((), 2), "no mark without the curve that it is on"
+    assert charts.cumulative_cost(OPTION, start="January 2027").x.title == "months from the start of January 2027 on"
     tree = series(charts.cost_tree(OPTION))
     assert {name: tree[name].y for name in ("rent", "depreciation", "electricity")} == {
         "rent": (5000.0,), "depreciation": (900.0,), "electricity": (100.0,),

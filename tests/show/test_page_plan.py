@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import small_plan
+from asked_runs import RunFolder
 from streamlit.testing.v1 import AppTest
 
+from twin.cli.main import main
 from twin.results.run import to_json
 from twin.show import formats, jobs
 from twin.show.question import START, Question
@@ -107,6 +109,40 @@ def test_a_link_that_is_wrong_says_so_and_the_form_is_there(runs: Path) -> None:
     assert page.button
 
 
+def test_every_fault_of_a_link_is_told_and_the_rest_kept(runs: Path) -> None:
+    page = opened(max_gpus="many", worlds="2", price="free", ttft="700ms", budget="20k a month")
+    said = "\n".join(error.value.replace("\\", "") for error in page.error)
+    for told in ("--max-gpus", "--worlds", "--price", "budget: '20k a month'"):
+        assert told in said
+    assert "--ttft 700ms" in _asked(page)
+    page.text_input(key="ask_budget").set_value("20k/month").run()
+    assert not page.error
+
+
+def test_a_field_is_read_when_it_is_left(runs: Path) -> None:
+    page = opened()
+    assert not page.button[0].disabled
+    page.text_input(key="ask_budget").set_value("20k a month").run()
+    assert page.error[0].value.replace("\\", "").startswith("error: budget:")
+    assert page.button[0].disabled
+    assert "'20k a month'" in _asked(page)
+    page.text_input(key="ask_budget").set_value("20k/month").run()
+    assert not page.error
+    assert not page.button[0].disabled
+
+
+def test_after_a_refused_upload_no_other_trace_is_planned(runs: Path) -> None:
+    page = opened()
+    page.file_uploader[0].set_value(("bad.csv", b"when,how_much\n0,1\n", "text/csv")).run()
+    assert "bad.csv" in page.error[0].value.replace("\\", "")
+    assert not page.code
+    assert "Make the plan" not in [button.label for button in page.button]
+    other = next(name for name in page.selectbox(key="ask_traffic").options if name != "chat.yaml")
+    page.selectbox(key="ask_traffic").set_value(other).run()
+    assert not page.error
+    assert other in _asked(page)
+
+
 def test_a_trace_that_is_gone_is_said(runs: Path) -> None:
     page = opened(traffic="gone.csv")
     assert "no trace 'gone.csv' here any more" in _words(page)
@@ -128,6 +164,28 @@ def test_the_numbers_are_those_of_the_run(runs: Path) -> None:
     assert best["vllm_command"] in [code.value for code in page.code]
     table = page.dataframe[0].value
     assert list(table["USD/month"]) == [formats.usd(option["usd_per_month"]) for option in plan["options"]]
+
+
+def test_the_report_is_that_of_the_command_with_its_options(runs: Path) -> None:
+    _changed(runs, "now", fixed={})
+    from twin.show.pages import plan_downloads
+
+    page = opened(run="plan")
+    assert list(page.selectbox(key="report_today").options) == ["now"]
+    page.text_input(key="report_start").set_value("January").run()
+    assert "--start is a month" in page.error[0].value.replace("\\", "")
+    assert not page.get("download_button")[0].proto.label.startswith("Download the report")
+    page.text_input(key="report_start").set_value("2027-03")
+    page.text_input(key="report_name").set_value("Support chat").run()
+    assert not page.error
+    asked = plan_downloads.Asked(start="2027-03", name="Support chat", rack_kw=17.0)
+    said = plan_downloads.report_bytes("plan", "md", "en", asked)
+    out = runs / "report.md"
+    flags = ["--start", "2027-03", "--name", "Support chat", "--rack-kw", "17", "--format", "md", "--out", str(out)]
+    assert main(["report", str(runs / "plan"), *flags]) == 0
+    assert said == out.read_bytes()
+    assert b"Support chat" in said
+    assert b"March 2027" in said or b"2027-03" in said
 
 
 def test_a_link_names_the_option(runs: Path) -> None:
@@ -207,6 +265,18 @@ def test_when_nothing_holds_it_says_what_binds_and_what_came_nearest(runs: Path)
     assert not page.success
 
 
+def test_when_nothing_could_be_simulated_it_says_why(runs: Path, run_folder: RunFolder) -> None:
+    shutil.copytree(run_folder("nowhere"), runs / "plan-2")
+    page, plan = opened(run="plan-2"), _plan(runs, "plan-2")
+    words = _words(page)
+    assert "Nothing holds" in words
+    assert plan["binding"] in words
+    assert "0 simulated" in words
+    assert list(page.dataframe[-1].value["why"]) == [item["reason"] for item in plan["rejected"]]
+    assert not page.metric
+    assert sorted(opened().dataframe[0].value["Answer"])[-1] == "nothing holds"
+
+
 def test_a_stopped_search_shows_its_front(runs: Path) -> None:
     _changed(runs, "plan-2", options=[], recommended=None, near_misses=[], interrupted=True, load_curve=None)
     assert "stopped" in _words(opened(run="plan-2")).lower()
@@ -248,6 +318,23 @@ def test_a_job_that_failed_shows_the_sentence_over_its_question(job: jobs.Job) -
     assert "--request-rate 3 --input-len 800" in _asked(page)
 
 
+def test_a_job_that_failed_is_not_among_those_being_made(job: jobs.Job) -> None:
+    _said(job, "", json.dumps({"error": {"message": "unknown model"}}))
+    page = opened()
+    titles = [element.value for element in page.subheader]
+    assert "Plans being made" not in titles
+    assert "Plans that did not come to their end" in titles
+    assert "failed** · made-up traffic · Qwen/Qwen3-8B: unknown model" in _words(page)
+
+
+def test_a_link_to_a_job_that_is_gone_leads_back(runs: Path) -> None:
+    page = opened(job="gone")
+    assert page.error[0].value.replace("\\", "") == (
+        "error: gone: no such plan is being made; look among the saved plans"
+    )
+    assert len(page.get("page_link")) == 1
+
+
 def test_a_job_that_is_done_is_its_run(job: jobs.Job, runs: Path) -> None:
     _said(job, '{"run": "plan"}\n', (runs / "plan" / "plan.json").read_text(encoding="utf-8"))
     page = opened(job=job.id)
@@ -273,7 +360,12 @@ def test_a_job_under_way_shows_stages_front_and_a_way_to_stop(
     monkeypatch.setattr(jobs.Job, "stop", lambda self: stopped.append(self.id))
     page = opened(job=job.id)
     assert [bar.proto.text for bar in page.get("progress")] == ["busiest minutes: 3 of at most 12 simulations"]
-    assert "a note" in _words(page)
+    words = _words(page)
+    assert "a note" in words
+    assert "on the busiest minutes" in words
+    assert "Risk comes last" in words  # the question of small_plan asks for it
+    assert "without --risk" not in words
+    assert "over the whole trace" not in words
     page.button[0].click().run()
     assert stopped == [job.id]
 

@@ -180,6 +180,11 @@ def test_a_broken_upload_has_the_sentence_of_the_command(
     assert [item.value for item in app.error] == [sentence(capsys, "traffic", "show", str(tmp_path / name))]
     assert name not in store.trace_files()
     assert app.selectbox[0].value == "chat.yaml"
+    assert (len(app.metric), len(app.get("page_link")), len(app.subheader)) == (0, 0, 0)
+    app.selectbox[0].set_value("dated.csv.gz")
+    ran(app)
+    assert shown(app)["Requests"] == "72"
+    assert not app.error
 
 
 def test_a_link_to_a_trace_that_is_gone_says_so(drawn: Drawn) -> None:
@@ -240,16 +245,16 @@ def test_a_page_makes_no_more_than_it_can_hold(drawn: Drawn) -> None:
 
 
 def test_the_plan_page_is_asked_for_the_same(drawn: Drawn) -> None:
-    from urllib.parse import parse_qsl, urlsplit
+    from urllib.parse import parse_qsl
 
     from twin.show.question import Question
 
     app = opened("traffic", trace="good.csv", rate="×2")
-    address = urlsplit(app.get("link_button")[0].proto.url)
-    question = Question.from_params(dict(parse_qsl(address.query)))
-    assert (address.path, question.traffic, question.rate) == ("/plan", "good.csv", "×2")
+    link = app.get("page_link")[0].proto
+    question = Question.from_params(dict(parse_qsl(link.query_string)))
+    assert (link.page, link.external, question.traffic, question.rate) == ("plan", False, "good.csv", "×2")
     app = opened("traffic", source="Made up", request_rate="3", output_len="77")
-    question = Question.from_params(dict(parse_qsl(urlsplit(app.get("link_button")[0].proto.url).query)))
+    question = Question.from_params(dict(parse_qsl(app.get("page_link")[0].proto.query_string)))
     assert (question.traffic, question.request_rate, question.output_len) == (None, 3.0, "77")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,25 @@ def test_a_pinned_baseline_stays_and_tells_what_changed(opened: Callable[..., Ap
     assert [metric.delta for metric in again.metric] == [metric.delta for metric in page.metric]
     next(button for button in page.button if button.label == "Unpin").click().run()
     assert "pin" not in page.query_params
+
+
+def test_across_loads_what_follows_from_the_load_is_no_merit(opened: Callable[..., AppTest]) -> None:
+    page = opened(**SMALL)
+    next(button for button in page.button if button.label == "Pin as baseline").click().run()
+    page.slider(key="whatif_load").set_value(2.0).run()
+    deltas = {metric.label: metric.delta for metric in page.metric}
+    assert deltas["Output tokens"].startswith("+")
+    assert not any("better" in deltas[name] for name in ("Output tokens", "Utilisation"))
+    assert deltas["p99 TTFT"].endswith("worse")
+    said = "\n".join(item.value for item in page.caption)
+    assert re.search(r"Deltas are against .* at ×1, [\d.]+/s, and here it is ×2, [\d.]+/s", said.replace("\\", "")), (
+        said
+    )
+    page.slider(key="whatif_load").set_value(1.0).run()
+    page.slider(key="whatif_replicas").set_value(2).run()
+    said = "\n".join(item.value for item in page.caption)
+    assert re.search(r"Deltas are against .* at ×1, [\d.]+/s\.", said.replace("\\", "")), said
+    assert "neither better nor worse" not in said
 
 
 def test_what_the_command_line_refuses_is_its_sentence(opened: Callable[..., AppTest]) -> None:

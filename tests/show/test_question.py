@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twin.base import InputError
-from twin.cli.main import _GLOBAL_FLAGS, build_app
+from twin.cli.main import _GLOBAL_FLAGS, build_app, main
 from twin.cli.plan import plan
-from twin.show.question import MADE_UP, START, Question, command
+from twin.show.question import CHOICES, LIMITS, MADE_UP, MOST, START, Question, command
 
 FILES = {"chat.yaml": Path("/scenarios/chat.yaml"), "mine.csv": Path("/work/mine.csv")}
 
@@ -31,6 +31,7 @@ _KINDS: dict[Any, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
 }
 _FIELDS = {name: _KINDS[str(kind)] for name, kind in inspect.get_annotations(Question).items()}
+_FIELDS |= {"price": st.none() | st.sampled_from(CHOICES["price"]), "too_long": st.sampled_from(CHOICES["too_long"])}
 QUESTIONS = st.fixed_dictionaries({}, optional=_FIELDS).map(lambda said: Question.model_validate({**START, **said}))
 
 
@@ -94,3 +95,50 @@ def test_a_run_asks_its_question_again(tmp_path: Path) -> None:
 def test_a_command_can_be_pasted() -> None:
     argv = ["plan", "--traffic", "/work/my traces/a.csv", "--rate", "×2"]
     assert command(argv, Path("/work")) == "twin plan --traffic 'my traces/a.csv' --rate '×2'"
+
+
+def test_of_a_link_with_nonsense_the_rest_is_kept_and_every_fault_told() -> None:
+    link = {"max_gpus": "many", "worlds": "3", "price": "free", "ttft": "700ms", "users": "-1", "node_size": "8"}
+    question, faults = Question.of_link(link)
+    assert (question.ttft, question.node_size) == ("700ms", 8)
+    assert (question.max_gpus, question.worlds, question.price, question.users) == (None, 64, None, None)
+    said = " / ".join(map(str, faults))
+    for told in ("--max-gpus", "'many'", "--worlds: at least 8", "not '3'", "'free'", "--users: at least 0"):
+        assert told in said
+    assert len(faults) == 4
+    with pytest.raises(InputError, match="--max-gpus"):
+        Question.from_params(link)
+
+
+def test_choices_and_limits_are_those_of_the_command() -> None:
+    hints = get_type_hints(plan, include_extras=True)
+    for name, choices in CHOICES.items():
+        kind = get_args(hints[name])[0]
+        assert choices == tuple(each for each in get_args(kind) if isinstance(each, str)) or choices == get_args(
+            get_args(kind)[0]
+        )
+    for name, (least, most) in LIMITS.items():
+        option = get_args(hints[name])[1]
+        assert option.min in (least, None), name
+        assert option.max == (most if most < MOST else None), name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ttft", "soon"),
+        ("tpot", "p200:5ms"),
+        ("budget", "20k a month"),
+        ("growth", "fast"),
+        ("rate", "twice"),
+    ],
+)
+def test_a_text_that_is_not_read_has_the_sentence_of_the_command(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = Question.model_validate({**START, "traffic": "chat.yaml", name: text})
+    [(field, fault)] = question.faults().items()
+    assert field == name
+    here = Path(__file__).parents[2] / "scenarios" / "chat.yaml"
+    assert main(question.argv({"chat.yaml": here})) == 2
+    assert f"error: {fault}" in capsys.readouterr().err.splitlines()

@@ -40,7 +40,7 @@ def roots(run: Run, today: Run | None, asked: dict[str, Any]) -> dict[str, Any]:
         "flags": run.flags,
         "scenario": run.scenario,
         "today": None if today is None else today.plan,
-        "asked": {"rack_kw": 40.0, "start": None, "name": None} | asked,
+        "asked": {"rack_kw": 40.0, "rack_named": "rack_kw" in asked, "start": None, "name": None} | asked,
     }
 
 
@@ -61,7 +61,8 @@ def stands_at(path: str, root: dict[str, Any]) -> Any:
     if match := re.fullmatch(r"(\w+)\((.*)\)", path):
         if match[1] == "key":
             return re.split(r"[.\]]", match[2])[-1]
-        values = [stands_at(part, root) for part in match[2].split(", ")]
+        parts = re.findall(r"(?:[^,()]|\([^()]*\))+", match[2])
+        values = [stands_at(part.strip(), root) for part in parts]
         return None if None in values else FORMULAS[match[1]](*values)
     here: Any = root
     for key, at in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
@@ -78,11 +79,19 @@ def later(start: str, months: float) -> str:
     return f"{year}-{month:02d}"
 
 
+def over(room: float, growth: float, planned: float, months: int) -> int | None:
+    month = max(math.floor(math.log(room) / math.log1p(growth) + planned) + 1, 0)
+    return month if month <= months else None
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
     "sum": lambda *values: sum(values),
     "minus": lambda a, b: a - b,
     "ratio": lambda a, b: a / b,
-    "whole": lambda a, b: max(1, math.ceil(a / b)),
+    "racks": lambda nodes, kw, rack: math.ceil(nodes / (rack // (kw / nodes))) if rack >= kw / nodes else None,
+    "budget": lambda text: round(float(text.removesuffix("/h")) * 730, 6) if text.endswith("/h") else None,
+    "first_below": lambda values, least: min((at for at in range(len(values)) if values[at] < least), default=None),
+    "month_above": lambda room, growth, planned, months: over(room, growth, planned, months),
     "percentile": lambda a: 100 * a,
     "month_of": later,
     "short_name": lambda path: Path(path).name,
@@ -149,8 +158,13 @@ def test_the_decision_of_a_plan_with_risk(run_folder: RunFolder) -> None:
     assert f"${best['risk']['usd_per_month']['p95']:,.0f}" in said["Cost"]
     assert f"{plan['options'][0]['risk']['worlds']} possible worlds" in said["Confidence"]
     month = best["risk"]["growth"]["breaks_in_month"]
-    assert f"month {month}, " in said["By when"]
+    assert f"as planned a promise breaks: month {month}, " in said["By when"]
     assert later(START, month)[:4] in said["By when"]
+    held = best["risk"]["growth"]["probability_held_by_month"]
+    unsure = next(at for at, share in enumerate(held) if share < 0.9)
+    assert unsure < month
+    assert f"the next step is due: month {unsure}, " in said["By when"]
+    assert "as then less than 90% of the possible worlds hold" in said["By when"]
     rows = table(found, "decision")
     assert len(rows) >= 1 + 3
     assert rows[-1][0] == "do nothing"
@@ -172,7 +186,8 @@ def test_at_least_three_options_even_of_a_small_plan(run_folder: RunFolder, tmp_
 
 def test_without_risk_nothing_is_claimed(run_folder: RunFolder) -> None:
     found, _ = made(run_folder, "plain")
-    assert "not assessed" in facts(found)["Confidence"]
+    assert facts(found)["Confidence"] == "not assessed"
+    assert not any("--" in text for text in facts(found).values())
     assert "no growth was given" in facts(found)["By when"]
     assert "all" not in {row[5] for row in table(found, "decision")}
 
@@ -188,6 +203,15 @@ def test_nothing_holds(run_folder: RunFolder) -> None:
     for bound in near["bounds"]:
         late = bound["worst_s"] > bound["seconds"]
         assert (f"p99 {bound['metric'].upper()}: " in said) == late
+
+
+def test_nothing_could_even_be_simulated(run_folder: RunFolder) -> None:
+    found, root = made(run_folder, "nowhere")
+    assert "Nothing holds" in verdict(found)
+    texts = [plain(b.text, SAY) for section in found.sections for b in section.blocks if isinstance(b, Paragraph)]
+    assert any(root["plan"]["binding"] in text for text in texts)
+    assert any("No fleet was found" in text for text in texts)
+    assert not any("lies outside" in text or "older" in text for text in texts)
 
 
 def test_a_gamble_is_called_one(run_folder: RunFolder, tmp_path: Path) -> None:
@@ -211,7 +235,7 @@ def test_a_search_that_was_stopped_says_so(run_folder: RunFolder, tmp_path: Path
 
 
 def test_what_is_deployed(run_folder: RunFolder) -> None:
-    assert verdict(made(run_folder, "fixed")[0]).startswith("Keep what is deployed: ")
+    assert verdict(made(run_folder, "fixed")[0]) == "What is deployed holds: 1 × l40s. No alternatives were looked at."
     late, root = made(run_folder, "late")
     assert verdict(late) == "What is deployed does not hold."
     with_today, _ = made(run_folder, "risk", "late")
@@ -266,11 +290,155 @@ def test_what_is_no_question(run_folder: RunFolder, asked: dict[str, Any], why: 
         report(read_run(run_folder("risk")), **asked)
 
 
-def test_another_model_is_not_today(run_folder: RunFolder, tmp_path: Path) -> None:
+def test_another_model_of_today_is_said(run_folder: RunFolder, tmp_path: Path) -> None:
     def other(plan: dict[str, Any]) -> None:
         plan["model"] = "another"
 
     today = read_run(changed(run_folder("fixed"), tmp_path / "other", other))
-    with pytest.raises(InputError, match="serves another, and the plan is for"):
+    assert "What is deployed serves another model: another." in warned(
         report(read_run(run_folder("risk")), today=today)
+    )
     assert json.loads((run_folder("fixed") / "plan.json").read_text())["model"] != "another"
+
+
+def warned(found: Report) -> list[str]:
+    return [plain(b.text, SAY) for b in found.sections[0].blocks if isinstance(b, Paragraph) and b.kind == "warning"]
+
+
+def recommended(plan: dict[str, Any]) -> dict[str, Any]:
+    return next(option for option in plan["options"] if option["id"] == plan["recommended"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "aside"),
+    [("on_demand", "Rent (on demand)", "reserved it would be $"), ("spot", "Rent (spot)", "reserved it would be $")],
+)
+def test_what_was_asked_is_what_is_paid(run_folder: RunFolder, tmp_path: Path, kind: str, how: str, aside: str) -> None:
+    def asked(plan: dict[str, Any]) -> None:
+        for option in plan["options"]:
+            option["money"]["kind"] = kind
+
+    folder = changed(run_folder("plain"), tmp_path / kind, asked)
+    flags = json.loads((folder / "flags.json").read_text())
+    (folder / "flags.json").write_text(json.dumps(flags | {"price": kind}))
+    run = read_run(folder)
+    assert run.plan is not None
+    ways = recommended(dict(run.plan))["money"]["ways"]
+    found = report(run)
+    assert verdict(found) == f"{how} 1 × l40s."
+    said = facts(found)
+    assert f"as asked: ${ways[kind]['tco_usd']:,.0f} over 36 months" in said["Way to pay"]
+    assert aside in said["Way to pay"]
+    assert said["Cost"].count("a month") == 1
+    assert f"${ways[kind]['tco_usd']:,.0f}" in table(found, "decision")[1][3]
+
+
+def test_the_cost_names_both_prices(run_folder: RunFolder) -> None:
+    found, root = made(run_folder, "plain")
+    best = recommended(root["plan"])
+    said = facts(found)["Cost"]
+    assert f"${best['money']['ways']['reserved']['usd_per_month']:,.0f} a month today (reserved)" in said
+    assert f"${best['usd_per_month']:,.0f} a month (on demand), at which the options were compared" in said
+
+
+def test_the_next_step_is_due_when_head_room_is_used_up(run_folder: RunFolder, tmp_path: Path) -> None:
+    def sure(plan: dict[str, Any]) -> None:
+        grown = recommended(plan)["risk"]["growth"]
+        grown["probability_held_by_month"] = [1.0] * 37
+        (turn,) = (turn for turn in plan["risk"]["would_change"] if turn["input"] == "traffic")
+        assert "left free" in turn["text"]
+        turn["factor"] = 1.05**4 * 1.001
+
+    found = report(read_run(changed(run_folder("risk"), tmp_path / "sure", sure)))
+    assert (
+        "the next step is due: month 5, as then the capacity to be left free at the peak is used up"
+        in facts(found)["By when"]
+    )
+
+
+def test_a_budget_that_prices_reach_over(run_folder: RunFolder, tmp_path: Path) -> None:
+    run = read_run(run_folder("risk"))
+    notes = [plain(b.text, SAY) for b in report(run).sections[2].blocks if isinstance(b, Paragraph)]
+    assert not any("budget" in text for text in notes)
+    most = recommended(dict(run.plan or {}))["risk"]["usd_per_month"]["p95"]
+    tight = replace(run, scenario={**run.scenario, "budget": f"{(most - 1) / 730!r}/h"})
+    notes = [plain(b.text, SAY) for b in report(tight).sections[2].blocks if isinstance(b, Paragraph)]
+    assert any(f"The budget of ${most - 1:,.0f} a month" in text and f"up to ${most:,.0f}" in text for text in notes)
+
+
+def test_limits_of_what_is_deployed_are_those_of_its_scenario(run_folder: RunFolder) -> None:
+    run = read_run(run_folder("fixed"))
+    asked = replace(run, scenario={**run.scenario, "budget": "164.3835616438356/h"})
+    block = next(b for b in report(asked).sections[1].blocks if isinstance(b, Facts))
+    assert {plain(a, SAY): plain(b, SAY) for a, b in block.rows}["Limits"] == "budget $120,000 a month"
+
+
+def test_a_node_stands_in_one_rack(run_folder: RunFolder) -> None:
+    def racks(nodes: int, kw: float, rack_kw: float | None) -> tuple[str, str]:
+        plan = copy.deepcopy(dict(run.plan or {}))
+        for option in plan["options"]:
+            option["power"] |= {"nodes": nodes, "meter_kw": kw}
+        found = report(replace(run, plan=plan), rack_kw=rack_kw)
+        note = next(b for s in found.sections for b in s.blocks if isinstance(b, Table) and b.key == "power").note
+        return table(found, "power")[1][-1], plain(note, SAY)
+
+    run = read_run(run_folder("plain"))
+    assert racks(3, 41.4, 28.0)[0] == "2"
+    assert racks(3, 41.4, 27.0)[0] == "3"
+    assert racks(3, 41.4, None)[0] == "2"
+    cell, note = racks(3, 41.4, 5.0)
+    assert cell == "does not fit"
+    assert "a node of 13.8 kW does not fit into a rack of 5 kW" in note
+    assert "as asked" in note
+    assert "which is assumed" in racks(3, 41.4, None)[1]
+
+
+def test_changing_from_today_is_reckoned(run_folder: RunFolder) -> None:
+    found, root = made(run_folder, "risk", "fixed")
+    new, old = recommended(root["plan"])["money"]["ways"]["reserved"], root["today"]["options"][0]["money"]["ways"]
+    less = old["on_demand"]["usd_per_month"] - new["usd_per_month"]
+    total = old["on_demand"]["tco_usd"] - new["tco_usd"]
+    said = facts(found)["Against today"]
+    assert said == (
+        f"this (reserved) costs ${less:,.0f} a month less than what is deployed (on demand);"
+        f" over 36 months ${total:,.0f} less"
+    )
+    assert "Against today" not in facts(made(run_folder, "risk")[0])
+
+
+def test_doing_nothing_says_what_the_judged_run_says(run_folder: RunFolder, tmp_path: Path) -> None:
+    def bare(plan: dict[str, Any]) -> None:
+        plan["options"][0].pop("risk")
+
+    today = read_run(changed(run_folder("fixed"), tmp_path / "bare", bare))
+    assert today.plan is not None
+    rows = {row[0]: row[-1] for row in table(report(read_run(run_folder("risk")), today=today), "options")}
+    assert rows["keeps its promises in"] == "holds as planned"
+    assert rows["room for traffic"] == f"×{today.plan['fixed']['highest_rate_factor']:.2f}"
+    rows = {row[0]: row[-1] for row in table(made(run_folder, "risk", "late")[0], "options")}
+    assert (rows["keeps its promises in"], rows["room for traffic"]) == ("misses as planned", "no rate that was tried")
+
+
+def test_a_start_without_growth_dates_nothing(run_folder: RunFolder) -> None:
+    text = "No month depends on January 2027 as the start: the run looks at no growth."
+    assert text in warned(made(run_folder, "plain", start=START)[0])
+    assert text not in warned(made(run_folder, "risk", start=START)[0])
+
+
+def test_what_was_asked_is_not_assumed(run_folder: RunFolder) -> None:
+    origins = {row[0]: row[2] for row in table(report(read_run(run_folder("risk"))), "assumptions")}
+    assert origins["growth"] == "asked"
+    assert origins["power of a rack"] == "assumed"
+    rows = table(report(read_run(run_folder("risk")), rack_kw=12.0), "assumptions")
+    assert next(row for row in rows if row[0] == "power of a rack")[1:3] == ["12 kW", "asked"]
+
+
+def test_a_plan_whose_keys_are_damaged_is_refused(run_folder: RunFolder, tmp_path: Path) -> None:
+    def damaged(plan: dict[str, Any]) -> None:
+        ranked = plan["risk"]["sensitivity"]
+        ranked["kost"] = ranked.pop("cost")
+
+    with pytest.raises(InputError, match="another schema wrote this: cost is missing"):
+        read_run(changed(run_folder("risk"), tmp_path / "damaged", damaged))
+    with pytest.raises(InputError, match="another schema wrote this: screened is missing"):
+        read_run(changed(run_folder("risk"), tmp_path / "less", lambda plan: plan.pop("screened")))

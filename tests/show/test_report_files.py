@@ -19,7 +19,7 @@ from asked_runs import RunFolder
 import twin.show
 from twin.cli.main import main
 from twin.results.run import read_run
-from twin.show.report.blocks import Report
+from twin.show.report.blocks import Figure, Report
 from twin.show.report.content import report
 from twin.show.report.html import html
 from twin.show.report.markdown import markdown
@@ -120,13 +120,17 @@ def test_pdf_is_a4_with_the_decision_on_its_own_page(run_folder: RunFolder, tmp_
 
 @pytest.mark.parametrize("name", CASES)
 def test_markdown_has_whole_tables(run_folder: RunFolder, name: str) -> None:
-    text = markdown(report(read_run(run_folder(name))), words("en"))
+    made = report(read_run(run_folder(name)))
+    text = markdown(made, words("en"))
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     assert len(tables) >= 5
     for found in tables:
         lines = found.splitlines()
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert text.startswith("# Capacity plan for Qwen/Qwen3-8B\n")
+    notes = [b.chart.note for s in made.sections for b in s.blocks if isinstance(b, Figure) and b.chart.note]
+    flat = " ".join(text.split())
+    assert all(flat.count(note) == notes.count(note) for note in notes)
 
 
 def _said_in(path: Path) -> Iterator[str]:
@@ -244,7 +248,7 @@ def test_a_package_that_is_missing(
     capsys.readouterr()
     assert main(["report", str(folder), "--format", fmt, "--out", str(tmp_path / "r")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {package} is not installed, which this report needs; pip install 'twin[dashboard]'\n"
+        f"error: a report in {fmt.upper()} needs {package}: pip install 'twin[dashboard]'\n"
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ MIXED = [
 ]
 INTERRUPTED = {"spot_interruptions_per_hour": 0.1, "spot_restart_s": 3600, "staff_usd_per_month": 4000}
 SHEETS = ["Summary", "Inputs", "Cost tree", "TCO", "TCO 2", "Options", "Risk", "Power", "Assumptions", "Reproduce"]
+MONTHS = ("month", "month_as_it_grows", "utilisation")
 Make = Callable[..., Run]
 
 
@@ -82,6 +85,11 @@ def make(payload: dict[str, Any]) -> Make:
     return run
 
 
+def first_months(found: Computed, sheet: str) -> range:
+    top = found.row(sheet, "month") + 1
+    return range(top, top + 36)
+
+
 def opened(data: bytes) -> Any:
     return openpyxl.load_workbook(io.BytesIO(data))
 
@@ -110,7 +118,7 @@ def test_every_figure_of_the_plan_comes_out_of_the_formulas(both: Run, found: Co
                     checked += 1
     options = run.plan["options"]
     lines = sum(len(way["lines"]) + 2 for o in options for way in o["money"]["ways"].values())
-    crossovers = [each[key] for o in options for each in o["money"]["crossover"] for key in ("month", "utilisation")]
+    crossovers = [each[key] for o in options for each in o["money"]["crossover"] for key in MONTHS]
     powers = sum(o["power"]["meter_kw"] is not None for o in options)
     assert checked == lines + sum(each is not None for each in crossovers) + powers
 
@@ -119,8 +127,7 @@ def test_each_month_is_the_plan_s(both: Run, found: Computed) -> None:
     assert both.plan is not None
     for sheet, option in zip(("TCO", "TCO 2"), both.plan["options"], strict=True):
         money = option["money"]
-        top = found.row(sheet, "month") + 1
-        months = range(top, top + 36)
+        months = first_months(found, sheet)
         assert found.column(sheet, "GPUs", months) == money["gpus_by_month"]
         for kind, name in (("on_demand", "on demand"), ("reserved", "reserved"), ("spot", "spot"), ("owned", "bought")):
             by_month = found.column(sheet, f"{name}, USD a month", months)
@@ -136,7 +143,15 @@ def test_without_growth_owning_is_paid_back_in_the_month_that_the_plan_says(make
     against = next(each for each in still["crossover"] if each["against"] == "on_demand")
     row = found.row("TCO", "on demand", 1)
     assert found.at("TCO", row, 2) == pytest.approx(against["month"])
-    assert against["month"] <= found.at("TCO", row, 5) < against["month"] + 1
+    assert found.at("TCO", row, 5) == pytest.approx(against["month"], abs=0.02)
+    assert found.at("TCO", row, 5) == pytest.approx(against["month_as_it_grows"], rel=1e-6)
+    spent = found.column("TCO", "owned, as spent, against on demand, USD in all", months := first_months(found, "TCO"))
+    assert spent == pytest.approx(list(accumulate(against["cash_by_month"])), rel=1e-6)
+    rented = found.column("TCO", "on demand, USD in all", months)
+    month = math.floor(against["month"])
+    assert spent[month - 1] > rented[month - 1]
+    assert spent[month] <= rented[month]
+    assert found.column("TCO", "month", months) == list(range(36)), "the first is month 0, as everywhere else"
 
 
 def test_a_changed_input_flows_through_as_the_program_computes_it(make: Make, tmp_path: Path) -> None:
@@ -163,7 +178,7 @@ def test_a_changed_input_flows_through_as_the_program_computes_it(make: Make, tm
     against = next(each for each in wanted["crossover"] if each["against"] == "on_demand")
     crossover = found.row("TCO", "on demand", 1)
     assert found.at("TCO", crossover, 2) == pytest.approx(against["month"], rel=1e-6)
-    assert found.at("TCO", crossover, 6) == pytest.approx(against["utilisation"], rel=1e-6)
+    assert found.at("TCO", crossover, 8) == pytest.approx(against["utilisation"], rel=1e-6)
     off = found.row("Summary", "of these more than 0.5% off")
     assert found.at("Summary", off, 2) > 0
     assert "changed" in found.at("Summary", off + 1, 2)
@@ -171,6 +186,11 @@ def test_a_changed_input_flows_through_as_the_program_computes_it(make: Make, tm
     cheapest = wanted["tco"]["cheapest"]
     totals = found.row("Summary", "option-0")
     assert found.at("Summary", totals, 6) == names.get(cheapest, cheapest)
+    live = found.row("Summary", "cheapest way now, live")
+    lasting = {kind: usd for kind, usd in wanted["tco"]["usd"].items() if kind != "spot"}
+    least = min(lasting, key=lambda kind: lasting[kind])
+    assert found.at("Summary", live, 2) == names.get(least, least)
+    assert found.at("Summary", live, 3) == pytest.approx(lasting[least], rel=1e-6)
 
 
 def test_it_is_made_to_be_read_and_printed(make: Make) -> None:
@@ -242,3 +262,66 @@ def test_chinese(make: Make) -> None:
         if isinstance(square.value, str) and square.value.isascii() and square.value not in ("GPU",)
     ]
     assert not [text for text in unsaid if "GPU" not in text]
+
+
+def test_every_blue_input_changes_something_that_is_checked(make: Make, tmp_path: Path) -> None:
+    """What no formula of this run takes is not blue; what one takes moves a figure, up or down."""
+    fleet = [GpuGroup("h100_sxm", 16, 4, 0.5, 2500.0, room=1.4)]
+    run = make(fleet)
+    assert run.plan is not None
+    few = cost_of(fleet, "on_demand", book(), months=4, growth_per_month=0.3)
+    run.plan["options"][0]["money"] = json.loads(json.dumps(few.as_json()))
+    found = Computed(workbook(run), tmp_path)
+    rows = [row for row in found.book["Inputs"].iter_rows(min_row=4) if isinstance(row[1].value, int | float)]
+    blue = [row for row in rows if row[1].font.color.rgb == "000000FF"]
+    black = {str(row[0].value) for row in rows if row not in blue}
+    assert {"server around a GPU", "discount of a contract where no price is known"} <= black
+    assert len(blue) > 15
+    power = found.row("Power", "option-0")
+    figures = [*found.checked(), *(f"'[book.xlsx]POWER'!{letter}{power}" for letter in "EF")]
+    idle = []
+    for name, square, *_ in blue:
+        changes = (square.value * 0.3, square.value * 1.37 + 0.01)
+        if not any(found.changed(found.again(square.row, value), figures) for value in changes):
+            idle.append(name.value)
+    assert not idle
+
+
+def test_months_have_dates_where_the_first_is_known(make: Make, tmp_path: Path) -> None:
+    found = Computed(workbook(make(BOUGHT), start="2027-11"), tmp_path)
+    months = first_months(found, "TCO")
+    assert found.column("TCO", "calendar", months)[:3] == ["2027-11", "2027-12", "2028-01"]
+    assert not found.errors()
+    off = found.row("Summary", "of these more than 0.5% off")
+    assert found.at("Summary", off, 2) == 0
+
+
+@pytest.mark.parametrize(("rack_kw", "racks"), [(40.0, 1), (30.0, 1), (27.0, 2), (13.0, "a node does not fit")])
+def test_a_node_is_whole_in_a_rack(make: Make, tmp_path: Path, rack_kw: float, racks: int | str) -> None:
+    """Two nodes of 8 H100, 13.84 kW each at the meter."""
+    run = make(BOUGHT)
+    assert run.plan is not None
+    run.plan["options"][0]["power"]["nodes"] = 2
+    found = Computed(workbook(run, rack_kw=rack_kw), tmp_path)
+    row = found.row("Power", "option-0")
+    assert (found.at("Power", row, 5), found.at("Power", row, 6)) == (2, racks)
+
+
+def test_the_words_of_the_verdict_say_that_they_stay(make: Make) -> None:
+    summary = opened(workbook(make(BOUGHT)))["Summary"]
+    said = [str(row[0].value) for row in summary.iter_rows()]
+    at = next(row for row, text in enumerate(said, 1) if text.startswith("These words"))
+    below = next(row for row, text in enumerate(said, 1) if text.startswith("What follows are formulas"))
+    assert at < 6
+    assert f"down to row {below}," in said[at - 1]
+
+
+def test_latencies_are_in_one_unit(make: Make) -> None:
+    made = opened(workbook(make(BOUGHT)))
+    assert not [
+        square.coordinate
+        for sheet in made
+        for row in sheet.iter_rows()
+        for square in row
+        if square.number_format.endswith('"s"') and "/s" not in square.number_format
+    ]

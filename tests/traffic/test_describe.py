@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from twin.traffic.describe import describe, prefix_hits
@@ -92,6 +93,12 @@ def test_all_at_once_has_no_rate() -> None:
     assert figures["mean_rate_per_s"] is None
     assert figures["interarrival_cv"] is None
     json.dumps(figures, allow_nan=False)
+
+
+def test_evenly_spaced_arrivals_have_no_burstiness() -> None:
+    trace = Trace([number / 3 for number in range(100)], [1] * 100, [1] * 100)  # type: ignore[arg-type]
+    assert np.diff(trace.arrival_s).std() > 0, "rounding is there"
+    assert describe(trace)["interarrival_cv"] == 0
 
 
 def test_prefix_hits_by_hand() -> None:

@@ -28,7 +28,7 @@ def dashboard(
 ) -> None:
     """Plan, try what-ifs, look at traffic, hardware and accuracy in a browser. Ctrl-C ends it; plans under way go on.
 
-    Packages: pip install 'twin[dashboard]'.
+    Packages: pip install 'twin\\[dashboard]'.
     """
     from twin.base import InputError, not_installed
 

@@ -36,10 +36,16 @@ def _sentences(money: dict[str, Any]) -> Iterator[str]:
         if turn["utilisation"] is not None:
             yield (
                 f"Buying beats {WAYS[turn['against']]} where the GPUs are needed for more than"
-                f" {turn['utilisation']:.0%} of the hours, and has paid for itself in month {turn['month']:.0f}."
+                f" {turn['utilisation']:.0%} of the hours{_payback(turn)}."
             )
     if money["unpriced"]:
         yield f"Not priced: {', '.join(dict.fromkeys(item['item'] for item in money['unpriced']))}."
+
+
+def _payback(turn: dict[str, Any]) -> str:
+    if turn["month"] is None:
+        return ""
+    return f", and has paid for itself, with interest, in month {turn['month']:.1f} for the fleet as it stands"
 
 
 def money_row(option: dict[str, Any]) -> dict[str, object]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from twin.cli.common import note
 
 if TYPE_CHECKING:
+    from twin.plan.fleet import Option
     from twin.plan.plan import Plan
     from twin.plan.request import PlanRequest
-    from twin.search.evaluate import Outcome
     from twin.search.journal import Journal
     from twin.spec.scenario import Scenario
 
@@ -111,11 +111,12 @@ def _portable(flags: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def write_plan(
     answer: Plan, request: PlanRequest, wanted: Scenario, flags: Mapping[str, Any], search: Search | None
 ) -> Path | None:
-    """The run folder, of the recommended option or of what came nearest; ``None`` where nothing was simulated.
+    """The run folder, of the recommended option or of what came nearest; where nothing could be simulated, of the answer
+    alone. ``None`` for a search that was stopped before it had seen anything on the whole trace.
 
     ``plan.json`` holds the very bytes of ``--format json``.
     """
-    from twin.plan.fleet import Pooled, pools_of
+    from twin.plan.fleet import Pooled
     from twin.results.hashes import price_book_hash, traffic_hash
     from twin.results.run import write_run
     from twin.results.timeline import timeline
@@ -123,19 +124,17 @@ def write_plan(
     from twin.search.journal import FILE
 
     outcome = answer.recommended or answer.nearest
-    if outcome is None:
+    if outcome is None and answer.interrupted:
         return None
-    held = answer.recommended is not None
-    first = pools_of(outcome, request)[0][0]  # a scenario holds one pool; plan.json all
     happened = None
-    if held:
+    if outcome is not None and answer.recommended is not None:
         trace = request.load.trace
         happened = outcome.simulated if isinstance(outcome, Pooled) else simulated(outcome.deployment, trace)
     out: Path = flags["out"]
     folder = write_run(
         out,
         "plan",
-        scenario_yaml=_scenario(first, request, wanted).to_yaml(relative_to=out / "plan"),
+        scenario_yaml=_scenario(outcome, request, wanted).to_yaml(relative_to=out / "plan"),
         vllm_version=request.vllm_version,
         manifest={
             "seed": request.seed,
@@ -144,7 +143,7 @@ def write_plan(
             "price_book": price_book_hash(flags["price_book"]),
         },
         documents={
-            "summary.json": outcome.summary,
+            "summary.json": _nothing(answer) if outcome is None else outcome.summary,
             "plan.json": answer.payload,
             **({} if happened is None else {"timeline.json": timeline(happened)}),
         },
@@ -156,10 +155,20 @@ def write_plan(
     return folder
 
 
-def _scenario(outcome: Outcome, request: PlanRequest, wanted: Scenario) -> Scenario:
+def _nothing(answer: Plan) -> dict[str, object]:
+    """What there is to sum up where no configuration came as far as the whole trace."""
+    return {name: answer.payload[name] for name in ("screened", "simulated", "simulated_on_whole_trace", "binding")}
+
+
+def _scenario(found: Option | None, request: PlanRequest, wanted: Scenario) -> Scenario:
+    """The question with the deployment that was found; without one, the place-holder that ``wanted`` came with stays."""
+    from twin.plan.fleet import pools_of
     from twin.spec.engine import EngineSettings
     from twin.spec.scenario import Deployment
 
+    if found is None:
+        return wanted
+    outcome = pools_of(found, request)[0][0]  # a scenario holds one pool; plan.json all
     candidate, config = outcome.candidate, outcome.deployment.config
     deployment = Deployment(
         gpu=candidate.gpu,

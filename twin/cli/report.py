@@ -40,7 +40,9 @@ def report(
     start: Annotated[
         str | None, typer.Option(help="Calendar month of month 0, so that months have dates: 2027-01.")
     ] = None,
-    rack_kw: Annotated[float, typer.Option(help="Power that a rack can take, kW.")] = 40.0,
+    rack_kw: Annotated[
+        float | None, typer.Option(help="Power that a rack can take, kW; 40 is assumed unless given.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What the service is called.")] = None,
 ) -> None:
     """Write the plan's report: the decision, what it costs, how sure it is, what it rests on, how to make it again."""
@@ -54,7 +56,7 @@ def report(
 
 
 def _written(
-    run: Run, today: Run | None, fmt: Paper, lang: str, start: str | None, rack_kw: float, name: str | None
+    run: Run, today: Run | None, fmt: Paper, lang: str, start: str | None, rack_kw: float | None, name: str | None
 ) -> str | bytes:
     from twin.show.report.content import report as content
     from twin.show.words import words

@@ -99,6 +99,8 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
+    from twin.show.formats import counted
+
     where = payload["deployment"]
     assert isinstance(where, dict)
     changes = where.get("hardware")
@@ -106,7 +108,7 @@ def _table(payload: dict[str, object], units: dict[str, str]) -> RenderableType:
     head = (
         f"{payload['scenario']}: {payload['model']} on {where['replicas']} × {where['gpu']}{changed} TP"
         f" {where['tensor_parallel_size']}, vLLM {payload['vllm_version_modelled']}:"
-        f" {payload['completed']} requests, {payload['load']}"
+        f" {counted(int(str(payload['completed'])), 'request')}, {payload['load']}"
     )
     latency = Table(title=head, title_justify="left")
     for name in ("ms", "mean", "p50", "p90", "p95", "p99", "max"):

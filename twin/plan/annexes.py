@@ -133,14 +133,31 @@ def explanation(
     named: Sequence[tuple[Option, tuple[str, ...]]],
     whole: Sequence[Outcome],
     kinds: Sequence[ReplicaKind],
+    nearest: Option | None = None,
 ) -> dict[str, object]:
-    """Under ``explanation``: one by pool of the option asked for. Raises :class:`InputError` for one that the plan lacks."""
-    if asked.explained is None:
+    """Under ``explanation``: one by pool of the option asked for; for ``recommended`` and the like where nothing holds, of the
+    ``nearest`` miss, and nothing without one. Raises :class:`InputError` for one that the plan lacks.
+    """
+    if asked.explained is None or (nearest is None and _unnamed(asked, named)):
         return {}
     known: dict[str, Option] = {outcome.candidate.id: outcome for outcome in whole}
     known |= {option.candidate.id: option for option, _ in named}
     known |= {name: option for option, names in named for name in names}
+    if nearest is not None and _unnamed(asked, named):
+        known |= {str(asked.explained): nearest}
     if asked.explained not in known:
         raise unknown_name("option", asked.explained, known, where="--explain")
     pools = pools_of(known[asked.explained], request)
     return {"explanation": [explain(outcome, own, kinds) for outcome, own in pools]}
+
+
+def unexplained(asked: Annexes, named: Sequence[tuple[Option, tuple[str, ...]]], nearest: Option | None) -> list[str]:
+    """What must be said where the option to explain is not there, as nothing holds."""
+    if not _unnamed(asked, named):
+        return []
+    said = f"nothing holds, so there is no {asked.explained} option to explain"
+    return [said if nearest is None else f"{said}; {nearest.candidate.id}, the nearest miss, is explained instead"]
+
+
+def _unnamed(asked: Annexes, named: Sequence[tuple[Option, tuple[str, ...]]]) -> bool:
+    return asked.explained in NAMES and not named

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from twin.plan.annexes import Annexes, check_explained, explanation, held, money, price_book, risk, sure
+from twin.plan.annexes import Annexes, check_explained, explanation, held, money, price_book, risk, sure, unexplained
 from twin.plan.answer import SCHEMA_VERSION, notes_of, option_of, point, rejections, traffic
 from twin.plan.asked import scores_of
 from twin.plan.choice import choose, recommended_of
@@ -66,6 +66,7 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
     chosen = choose(holding, request.objectives.weights, among)
     recommended = next((o for o, names in chosen if "recommended" in names), None)
     near = sorted(misses, key=nearness)[:NEAR_MISSES]
+    nearest = near[0][0] if near else None
     weighed = scores_of(holding, request.objectives.weights)
     options: list[dict[str, object]] = [
         {
@@ -77,7 +78,7 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
         }
         for o, names in chosen
     ]
-    curves = _curves(recommended or (near[0][0] if near else None), request, running)
+    curves = _curves(recommended or nearest, request, running)
     payload = {
         "schema_version": SCHEMA_VERSION,
         "model": request.model_name,
@@ -99,11 +100,16 @@ def solve(request: PlanRequest, running: Running | None = None, asked: Annexes |
         "vllm_version_modelled": request.vllm_version,
         **of_plan,
         **price_book(asked, options),
-        **explanation(asked, request, chosen, found.whole, kinds),
+        **explanation(asked, request, chosen, found.whole, kinds, nearest),
         **curves,
-        "notes": [*notes_of(request, len(chosen)), *_losses(found), *_unsure(asked, risks, recommended)],
+        "notes": [
+            *notes_of(request, len(chosen)),
+            *_losses(found),
+            *_unsure(asked, risks, recommended),
+            *unexplained(asked, chosen, nearest),
+        ],
     }
-    return Plan(payload, recommended, near[0][0] if near else None, running.interrupted)
+    return Plan(payload, recommended, nearest, running.interrupted)
 
 
 def _risk(

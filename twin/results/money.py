@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from twin.base import HOURS_PER_MONTH
 
@@ -116,6 +118,37 @@ def payback_month(upfront_usd: float, saved_usd_per_month: float, rate: float) -
     if rate == 0:
         return upfront_usd / saved_usd_per_month
     return -math.log1p(-upfront_usd * rate / saved_usd_per_month) / math.log1p(rate)
+
+
+def cash_by_month(
+    bought: Sequence[float], running: Sequence[float], rented: Sequence[float], rate: float
+) -> list[float]:
+    """What buying takes, month by month: hardware at the start of the month that needs it, running it, and interest at a
+    ``rate`` per month on what is still owed. What ``rented`` would have cost more than running pays the debt off.
+
+    >>> cash_by_month([1000.0, 0.0], [10.0, 10.0], [520.0, 520.0], 0.01)
+    [1020.0, 15.0]
+    """
+    owed, found = 0.0, []
+    for new, run, rent in zip(bought, running, rented, strict=True):
+        found.append(new + run + rate * max(owed + new, 0.0))
+        owed += found[-1] - rent
+    return found
+
+
+def crossing_month(bought: Sequence[float], rented: Sequence[float], upfront_usd: float) -> float | None:
+    """After how many months what was spent on buying is no more than on renting, straight between the ends of months;
+    ``upfront_usd`` of the first month of ``bought`` is spent at its start. ``None``: never.
+
+    >>> crossing_month([1000.0, 0.0, 0.0], [400.0, 400.0, 400.0], 1000.0)
+    2.5
+    >>> crossing_month([1000.0, 0.0], [400.0, 400.0], 1000.0)
+    """
+    gaps = [upfront_usd, *accumulate(ours - theirs for ours, theirs in zip(bought, rented, strict=True))]
+    for month, (before, after) in enumerate(pairwise(gaps)):
+        if after <= 0.0:
+            return month + before / (before - after)
+    return None
 
 
 def crossover_utilisation(owned_usd: float, rented_usd: float) -> float | None:

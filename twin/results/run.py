@@ -25,6 +25,20 @@ SCHEMA_VERSION = 1
 """Of ``plan.json``; a folder of another one is refused."""
 
 _OPTION_KEYS = frozenset({"id", "gpu", "num_gpus", "replicas", "usd_per_month", "metrics", "bounds", "vllm_command"})
+_PLAN_KEYS = frozenset(
+    (
+        "model",
+        "traffic",
+        "options",
+        "recommended",
+        "near_misses",
+        "rejected",
+        "screened",
+        "simulated",
+        "binding",
+        "seed",
+    )
+)
 _MANIFEST_KEYS = frozenset({"twin_version", "vllm_version_modelled", "seed", "profiles"})
 
 
@@ -162,11 +176,15 @@ def read_run(path: Path) -> Run:
             where=str(path / "plan.json"),
         )
     _check_keys(path / "plan.json", plan, {"model", "traffic", "options", "near_misses", "recommended"})
+    ranked = (plan.get("risk") or {}).get("sensitivity")
+    if ranked and "text" not in ranked:  # which says why nothing is ranked
+        _check_keys(path / "plan.json", ranked, {"cost", "tail"})
     for key in ("options", "near_misses"):
         if not isinstance(plan[key], list):
             raise InputError(f"another schema wrote this: {key} is no list", where=str(path / "plan.json"))
     for item in [*plan["options"], *plan["near_misses"]]:
         _check_keys(path / "plan.json", item, _OPTION_KEYS)
+    _check_keys(path / "plan.json", plan, _PLAN_KEYS)
     flags = _read_json(path / "flags.json") if "flags.json" in names else {}
     return Run(path, scenario, manifest, summary, plan, flags, timeline)
 

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from twin.base import HOURS_PER_MONTH, InputError
 from twin.results.bill import SPARES, Bill, GpuGroup, Unpriced, bills_of, fixed_lines, missing, spot_fleets, total
-from twin.results.money import crossover_utilisation, payback_month, replicas_by_month, usd_per_mtok
+from twin.results.money import (
+    cash_by_month,
+    crossing_month,
+    crossover_utilisation,
+    payback_month,
+    replicas_by_month,
+    usd_per_mtok,
+)
 from twin.results.spot import SpotFleet
 from twin.spec.ownership import CAPITAL, Line, monthly_rate
 from twin.spec.prices import PriceBook, PriceKind
@@ -49,12 +56,18 @@ class Idle:
 class Crossover:
     """Rent or buy. ``utilisation``: above this share of hours in use, owning is cheaper than renting only those hours.
     ``month``: from when rent saved has paid the purchase with interest, before any resale; ``None``: not in the lifetime.
+    The same of the growing fleet is ``month_as_it_grows``, ``None``: not in the horizon, nor in the lifetime. It is where what
+    was spent on buying, ``cash_by_month`` (:func:`twin.results.money.cash_by_month`; as long as the first hardware lives),
+    meets what was spent on renting; ``upfront_usd`` of the first month is spent at its start.
     """
 
     against: PriceKind
     owned_is_cheaper: bool
     utilisation: float | None
     month: float | None
+    month_as_it_grows: float | None = None
+    upfront_usd: float | None = None
+    cash_by_month: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class CostTree:
             "groups": [asdict(group) for group in self.fleet],
             "gpus_by_month": list(self.gpus_by_month),
             "ways": {way.kind: {**_numbers(way), "lines": _lines_json(way)} for way in self.ways},
-            "crossover": [asdict(each) for each in self.crossover],
+            "crossover": [{**asdict(each), "cash_by_month": list(each.cash_by_month)} for each in self.crossover],
             "spot": [asdict(each) for each in self.spot],
             "unpriced": [asdict(each) for each in self.unpriced],
         }
@@ -137,7 +150,7 @@ def cost_of(
         way=chosen,
         idle=_idle(fleet, bills[kind]),
         ways=tuple(ways),
-        crossover=tuple(_crossovers(fleet, ways, bills, book)),
+        crossover=tuple(_crossovers(fleet, ways, bills, book, grown)),
         spot=spot,
         unpriced=(*unpriced, *missing(fleet, book, set(bills), spot)),
     )
@@ -185,9 +198,13 @@ def _idle(fleet: Sequence[GpuGroup], bill: Bill) -> Idle:
 
 
 def _crossovers(
-    fleet: Sequence[GpuGroup], ways: Sequence[Way], bills: dict[PriceKind, Bill], book: PriceBook
+    fleet: Sequence[GpuGroup],
+    ways: Sequence[Way],
+    bills: dict[PriceKind, Bill],
+    book: PriceBook,
+    grown: Sequence[Sequence[int]],
 ) -> list[Crossover]:
-    """Owning against each way to rent, for the fleet as it stands (growth changes both alike)."""
+    """Owning against each way to rent, for the fleet as it stands and as it grows."""
     if "owned" not in bills:
         return []
     owned = next(way for way in ways if way.kind == "owned")
@@ -199,16 +216,43 @@ def _crossovers(
     for way in ways:
         if way.kind == "owned":
             continue
-        month = None
-        if book.ownership is not None and None not in capex:
-            rate = monthly_rate(book.ownership.interest_per_year.value)
-            month = payback_month(upfront, way.usd_per_month - running, rate)
-            month = month if month is not None and month <= book.ownership.lifetime_months.value else None
         by_the_hour = way.kind != "reserved"  # a contract is paid used or not
         own, rent = owned.usd_per_month - items, way.usd_per_month - items
         utilisation = crossover_utilisation(own, rent) if by_the_hour else None
-        found.append(Crossover(way.kind, owned.usd_per_month < way.usd_per_month, utilisation, month))
+        turn = Crossover(way.kind, owned.usd_per_month < way.usd_per_month, utilisation, None)
+        if book.ownership is not None and None not in capex:
+            rate, life = monthly_rate(book.ownership.interest_per_year.value), book.ownership.lifetime_months.value
+            month = payback_month(upfront, way.usd_per_month - running, rate)
+            bought, run = (
+                series[: int(life)] for series in _cash(bills["owned"], fixed_lines("owned", book), book, grown)
+            )
+            rented = way.usd_by_month[: len(bought)]
+            cash = cash_by_month(bought, run, rented, rate)
+            turn = replace(
+                turn,
+                month=month if month is not None and month <= life else None,
+                month_as_it_grows=crossing_month(cash, rented, upfront),
+                upfront_usd=upfront,
+                cash_by_month=tuple(cash),
+            )
+        found.append(turn)
     return found
+
+
+def _cash(
+    bill: Bill, fixed: Sequence[Line], book: PriceBook, grown: Sequence[Sequence[int]]
+) -> tuple[list[float], list[float]]:
+    """By month, what is spent on hardware that comes, and on running what is needed. Nothing is sold."""
+    bought, running = [0.0] * len(grown[0]), [total(fixed)] * len(grown[0])
+    for (group, lines), counts in zip(bill, grown, strict=True):
+        replica = group.num_gpus / group.replicas * (book.capex_usd(group.gpu) or 0.0)
+        run = total(line for line in lines if line.name not in CAPITAL) / group.replicas
+        most = 0
+        for month, count in enumerate(counts):
+            bought[month] += replica * max(count - most, 0)
+            running[month] += run * count
+            most = max(most, count)
+    return bought, running
 
 
 def _check(fleet: Sequence[GpuGroup], months: int, growth_per_month: float) -> None:

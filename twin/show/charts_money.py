@@ -14,8 +14,22 @@ Json = Mapping[str, Any]
 WAYS = {"on_demand": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
 
 
-def cumulative_cost(option: Json, say: Say = EN) -> Chart:
-    """What each way to pay has cost by the end of each month, as traffic grows, and when owning overtakes renting."""
+BOUGHT = (
+    "Owned, as spent: hardware when it is needed, running it, and interest on what it has not yet saved"
+    " against renting {way}, before any resale."
+)
+NOT_YET = "Against renting {way} it does not pay for itself in these months as the fleet grows."
+STANDING = "For the fleet as it stands that is month {month}."
+PAID = (
+    "Where it meets {way}, the purchase has paid for itself, with interest: in month {month} as the fleet grows, counted"
+    " from 0."
+)
+
+
+def cumulative_cost(option: Json, say: Say = EN, *, start: str = "") -> Chart:
+    """What each way to pay has cost by the end of each month, as traffic grows; and what was spent on buying, against the
+    rent that the plan is at, up to where both meet. ``start``: the calendar month of month 0, worded.
+    """
     money = option.get("money") or {}
     bill = _bill(option)
     series = []
@@ -30,15 +44,7 @@ def cumulative_cost(option: Json, say: Say = EN) -> Chart:
             else ((), ())
         )
         series.append(Series(say(WAYS.get(kind, kind)), months, spent, low=low, high=high))
-    rules = [
-        Rule(
-            "x",
-            found["month"],
-            say("owned is cheaper than {way}", way=say(WAYS.get(found["against"], found["against"]))),
-        )
-        for found in money.get("crossover") or ()
-        if found.get("month") is not None
-    ]
+    bought, rules, told = _bought(money, say)
     notes = [
         say("At the price book's prices; the fleet grows with the traffic of the plan."),
         say(
@@ -46,16 +52,41 @@ def cumulative_cost(option: Json, say: Say = EN) -> Chart:
         )
         if any(one.low for one in series)
         else say("Prices have no interval here."),
+        *told,
     ]
     return Chart(
         f"cumulative-{option['id']}",
         say("What it will have cost, by way to pay"),
-        Axis(say("months"), low=0.0),
+        Axis(say("months from the start of {month} on", month=start) if start else say("months"), low=0.0),
         Axis(say("USD in total"), money=True, low=0.0),
-        tuple(series),
-        tuple(rules) if series else (),
+        (*series, *bought) if series else (),
+        rules if series else (),
         note=" ".join(notes) if series else "",
     )
+
+
+def rent_or_buy(money: Json) -> Json | None:
+    """The comparison that is drawn: with the rent that the plan is at, else the first; ``None`` where buying has no price."""
+    found = [turn for turn in money.get("crossover") or () if turn.get("cash_by_month")]
+    return next((turn for turn in found if turn["against"] == money.get("kind")), found[0] if found else None)
+
+
+def _bought(money: Json, say: Say) -> tuple[tuple[Series, ...], tuple[Rule, ...], tuple[str, ...]]:
+    """The curve of what was spent on buying, the mark where it meets rent, and what the note says of both."""
+    if (turn := rent_or_buy(money)) is None:
+        return (), (), ()
+    first, *later = turn["cash_by_month"]
+    spent = (turn["upfront_usd"], *accumulate((first, *later)))
+    way, month = say(WAYS[turn["against"]]), turn["month_as_it_grows"]
+    curve = Series(say("owned, as spent"), tuple(range(len(spent))), spent, baseline=True)
+    told = [say(BOUGHT, way=way)]
+    told.append(say(NOT_YET, way=way) if month is None else say(PAID, way=way, month=f"{month:.1f}"))
+    if turn["month"] is not None:
+        told.append(say(STANDING, month=f"{turn['month']:.1f}"))
+    if month is None:
+        return (curve,), (), tuple(told)
+    mark = Rule("x", month, say("the purchase has paid for itself, against {way}", way=way))
+    return (curve,), (mark,), tuple(told)
 
 
 def _bill(option: Json) -> Json:

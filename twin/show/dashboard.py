@@ -24,18 +24,43 @@ ICON = (
 )
 """Drawn here: a browser would fetch a named icon from its vendor, and nothing about a plan leaves this machine."""
 
-PRINT = """<style>
-@media print { [data-testid="stHeader"], .stButton, .stDownloadButton { display: none !important; } }
-[data-testid="stColumn"]:has([data-testid="stPlotlyChart"]) { min-width: min(100%, 27rem); }
-[data-testid="stCode"] code span { color: inherit !important; } /* its colours are too faint to read */
-.stMainBlockContainer { max-width: 82rem; padding-top: 3rem; }
+LAYOUT, ANSWER = "whatif-layout", "whatif-answer"
+"""Keys of the What-if page's columns, and of its answer, which :data:`STYLE` puts above the controls on a narrow screen."""
+
+STYLE = f"""<style>
+[data-testid="stColumn"]:has([data-testid="stPlotlyChart"]) {{ min-width: min(100%, 27rem); }}
+[data-testid="stCode"] code span {{ color: inherit !important; }} /* its colours are too faint to read */
+.stMainBlockContainer {{ max-width: 82rem; padding-top: 3rem; }}
+:root {{ color-scheme: light only; }} /* charts are drawn for white, as is their paper: deliberately no dark look */
+.twin-on-paper {{ display: none; }}
+@media (max-width: 640px) {{
+  .st-key-{LAYOUT} > * > [data-testid="stHorizontalBlock"] {{ flex-direction: column; flex-wrap: nowrap; }}
+  .st-key-{LAYOUT} > * > * > [data-testid="stColumn"]:last-child,
+  .st-key-{LAYOUT} > * > * > [data-testid="stColumn"]:last-child > [data-testid="stVerticalBlock"] {{ display: contents; }}
+  .st-key-{LAYOUT} > * > * > [data-testid="stColumn"]:first-child {{ order: -1; width: 100%; }}
+  .st-key-{LAYOUT} :has(> .st-key-{ANSWER}) {{ order: -2; }}
+}}
+@media print {{
+  [data-testid="stHeader"], .stButton, .stDownloadButton, [data-testid="stFileUploader"], .modebar {{
+    display: none !important; }}
+  [data-testid="stApp"], [data-testid="stMain"], [data-testid="stAppViewContainer"] {{
+    position: static !important; height: auto !important; overflow: visible !important; }}
+  .stMainBlockContainer {{ max-width: none; padding: 0; }}
+  [class*="st-key-drawn-"], [data-testid="stElementContainer"], [data-testid="stMetric"], [data-testid="stAlert"] {{
+    break-inside: avoid; }}
+  h2, h3 {{ break-after: avoid; }}
+  .twin-on-paper {{ display: table; width: 100%; border-collapse: collapse; font-size: 8pt; }}
+  .twin-on-paper :is(th, td) {{ border: 1px solid #D8DEE4; padding: 2px 4px; text-align: left; }}
+  .st-key-options {{ display: none; }}
+  [data-testid="stHorizontalBlock"]:has([data-testid="stPlotlyChart"]) {{ flex-direction: column; }}
+}}
 </style>"""
 
 
 def main() -> None:
     """One run of the script: the page that the URL names. What a page cannot do is the sentence of the command line."""
     st.set_page_config("twin", ICON, layout="wide")
-    st.html(PRINT)
+    st.html(STYLE)
     pages = [st.Page(_opened(path), title=name, icon=icon, url_path=path) for path, (name, icon) in PAGES.items()]
     start = st.Page(_opened("plan"), title="Plan", url_path="start", default=True, visibility="hidden")
     st.navigation([start, *pages], position="top").run()

@@ -57,6 +57,11 @@ def count(value: float | None, unit: str = "") -> str:
     return text + (unit if unit.startswith("/") else f" {unit}" if unit else "")
 
 
+def counted(number: float, noun: str) -> str:
+    """``1 request``, ``12,903 requests``."""
+    return count(number, noun if number == 1 else f"{noun}s")
+
+
 def interval(low: str, high: str, of: str) -> str:
     """``5 to 95 %: $4,365–$9,802``."""
     return f"{of}: {low}–{high}" if low != high else f"{of}: {low}"

@@ -34,6 +34,9 @@ BUSY = {
     SIMULATIONS: ("a whole trace is being simulated", "whole traces are being simulated"),
 }
 
+OF_ONE_RUN = ("--explain", "--jobs")
+"""Flags that a search does not remember for ``--resume``."""
+
 CORES_PER_JOB = 2
 """``twin plan --jobs`` unless told otherwise."""
 
@@ -129,13 +132,15 @@ class Job:
                 process.send_signal(signal.SIGINT)
 
     def resume(self) -> Job:
-        """A new job that goes on with the search of this one. Raises :class:`InputError` where nothing was kept."""
+        """Go on with the search of this one, under its id, so that links to it still lead there. Raises :class:`InputError`
+        where nothing was kept.
+        """
         folder = self.state.resumable
         if folder is None:
             raise InputError("nothing was simulated yet, so there is nothing to go on with")
-        job = start(["plan", "--resume", str(folder)], self.question)
-        self.remove()
-        return job
+        words = self.argv
+        again = [word for flag in OF_ONE_RUN if flag in words for word in (flag, words[words.index(flag) + 1])]
+        return start(["plan", "--resume", str(folder), *again], self.question, instead_of=self)
 
     def remove(self) -> None:
         """Forget it; run folders and searches stay. Nothing is done to one that runs."""
@@ -198,9 +203,11 @@ class Job:
         return f"the plan ended without an answer{f': {said[-1]}' if said else ', as if it had been killed'}"
 
 
-def start(argv: Sequence[str], question: Mapping[str, str], shelf: str = PLANS) -> Job:
+def start(
+    argv: Sequence[str], question: Mapping[str, str], shelf: str = PLANS, *, instead_of: Job | None = None
+) -> Job:
     """Run ``twin`` with ``argv`` (``plan …``, or ``simulate …`` on the shelf of those) in the background, its run folder among
-    the runs.
+    the runs; ``instead_of`` one that ended, under its id.
 
     Raises :class:`InputError` when as many plans run as the machine has cores for, :class:`TwinError` when nothing can be
     written or started.
@@ -229,7 +236,12 @@ def start(argv: Sequence[str], question: Mapping[str, str], shelf: str = PLANS) 
         raise TwinError(f"cannot start a plan: {error.strerror}", where=str(runs)) from error
     about = {"argv": [*argv], "question": dict(question), "pid": child.pid, "created": _created(child.pid)}
     (draft / "job.json").write_text(json.dumps(about), encoding="utf-8")
-    return Job(draft.rename(parent / draft.name.removeprefix(".")))
+    if instead_of is None:
+        return Job(draft.rename(parent / draft.name.removeprefix(".")))
+    ended = instead_of.folder.rename(draft.with_name(f"{draft.name}-ended"))
+    job = Job(draft.rename(instead_of.folder))
+    shutil.rmtree(ended, ignore_errors=True)
+    return job
 
 
 def jobs(shelf: str = PLANS) -> list[Job]:

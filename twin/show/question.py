@@ -6,7 +6,8 @@ The plan that runs is exactly ``twin plan`` with :meth:`Question.argv`; what is 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ START: dict[str, Any] = {
     "explain": "recommended",
 }
 """What the page asks unless told otherwise, so that one click makes a plan; an explanation costs no simulation."""
+
+
+MOST = 1e15
+CHOICES: dict[str, tuple[str, ...]] = {
+    "price": ("on_demand", "reserved", "spot", "owned"),
+    "too_long": ("error", "drop", "truncate"),
+}
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("request_rate", "users", "requests_per_user_hour", "burstiness", "horizon", "seed"), (0, MOST)),
+    "num_requests": (2, MOST),
+    "max_gpus": (1, MOST),
+    "node_size": (1, MOST),
+    "worlds": (8, 4096),
+}
+"""Choices and ends of fields, those of the flags: a field of the page can hold no others."""
 
 
 class Question(Frozen):
@@ -73,16 +89,28 @@ class Question(Frozen):
         A link that makes up its traffic need not say that it has no trace. Raises :class:`InputError` for a value of another
         kind.
         """
+        question, faults = cls.of_link(params)
+        if faults:
+            raise faults[0]
+        return question
+
+    @classmethod
+    def of_link(cls, params: Mapping[str, str]) -> tuple[Question, list[InputError]]:
+        """As :meth:`from_params`, with what is valid of a link that is not, and a sentence for each fault in it."""
         said = {name: text for name, text in params.items() if name in cls.model_fields}
         if set(said) & set(MADE_UP) and "traffic" not in said:
             said["traffic"] = ""
         fields = {name: text if text != "" else cls.model_fields[name].default for name, text in said.items()}
         try:
-            return cls.model_validate({**START, **fields})
+            found, wrong = cls.model_validate({**START, **fields}), {}
         except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            raise InputError(f"{_flag(name)}: {first['msg']}, not {said[name]!r}", where="the link") from None
+            wrong = {str(fault["loc"][0]): fault["msg"] for fault in error.errors()}
+            found = cls.model_validate({**START, **fields, **{name: cls.model_fields[name].default for name in wrong}})
+        wrong |= {name: why for name in said if (why := _beyond(name, getattr(found, name)))}
+        faults = [
+            InputError(f"{_flag(name)}: {why}, not {said[name]!r}", where="the link") for name, why in wrong.items()
+        ]
+        return found.model_copy(update={name: cls.model_fields[name].default for name in wrong}), faults
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any], folder: Path, files: Mapping[str, Path]) -> Question:
@@ -99,6 +127,11 @@ class Question(Frozen):
         usual = type(self).model_validate(START)
         said = {name: _text(value) for name, value in self if value != getattr(usual, name)}
         return {"traffic": _text(self.traffic), **said} if set(said) & set(MADE_UP) else said
+
+    def faults(self) -> dict[str, InputError]:
+        """By field, the sentence of the command for a text that it does not read."""
+        found = {name: fault_of(name, text) for name, text in self if isinstance(text, str)}
+        return {name: fault for name, fault in found.items() if fault is not None}
 
     def argv(self, files: Mapping[str, Path]) -> list[str]:
         """The command line after ``twin``; ``files`` are the traces there are, by name.
@@ -121,6 +154,42 @@ class Question(Frozen):
     def _asked(self) -> dict[str, Any]:
         fields = type(self).model_fields
         return {name: value for name, value in self if value != fields[name].default}
+
+
+def fault_of(name: str, text: str) -> InputError | None:
+    """What the command says of the ``text`` of a field, if it does not read it; nothing of an empty one."""
+    try:
+        if text and (read := _readers().get(name)):
+            read(text)
+    except InputError as error:
+        return error
+    return None
+
+
+def _readers() -> dict[str, Callable[[str], object]]:
+    """What the command reads texts with."""
+    from twin.risk.growth import parse_growth
+    from twin.spec.slo import LATENCIES, parse_bound, parse_budget
+    from twin.traffic.flags import parse_lengths, parse_rate_factor
+
+    return {
+        **{metric: partial(parse_bound, metric) for metric in LATENCIES},
+        "budget": parse_budget,
+        "growth": parse_growth,
+        "rate": parse_rate_factor,
+        "input_len": partial(parse_lengths, what="--input-len"),
+        "output_len": partial(parse_lengths, what="--output-len"),
+    }
+
+
+def _beyond(name: str, value: Any) -> str | None:
+    """Why a field cannot hold a value of the right kind."""
+    if name in CHOICES and value is not None and value not in CHOICES[name]:
+        return f"one of {', '.join(CHOICES[name])}"
+    least, most = LIMITS.get(name, (None, None))
+    if least is None or most is None or value is None or least <= value <= most:
+        return None
+    return f"at least {least:g}" + (f" and at most {most:g}" if most < MOST else ", and a number")
 
 
 def command(argv: Sequence[str], here: Path | None = None) -> str:

@@ -22,6 +22,8 @@ TEMPLATES = (
     "fleets of several pools route each class to its own; a promise to all requests is held in every pool, and the busiest five"
     " minutes of a pool are those of its own requests",
     "nothing on the front holds in {share} of the worlds: the recommended option is a gamble",
+    "nothing holds, so there is no {wanted} option to explain",
+    "nothing holds, so there is no {wanted} option to explain; {option}, the nearest miss, is explained instead",
     "budget: nothing within it holds",
     "budget: the cheapest option that holds costs {usd}/month ({count} × {gpu}, {kw} kW of boards)",
     "max_gpus: the cheapest option that holds costs {usd}/month ({count} × {gpu}, {kw} kW of boards)",

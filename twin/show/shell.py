@@ -14,6 +14,9 @@ from twin.show.chart import Chart
 ORIGINS = {"measured": "green", "fitted": "blue", "datasheet": "gray", "assumed": "orange"}
 """Colours help; the word is always there."""
 
+DRAWN = "drawn-"
+"""Begins the key of a chart with its title, which a printer keeps on one page."""
+
 FIGURE_PX = 190
 """Of a key figure, so that the longest number is not cut."""
 
@@ -98,20 +101,22 @@ def _nowhere() -> None:
 
 
 def chart(drawn: Chart, *, select: bool = False) -> list[str]:
-    """Draw it with its note; with ``select`` the keys of the points that were clicked."""
+    """Draw it under its title, with its note; with ``select`` the keys of the points that were clicked."""
     from twin.show.draw.plotly_chart import figure
 
     if drawn.empty:
         st.info(f"{plain(drawn.title)}: this run does not say.")
         return []
-    event: Any = st.plotly_chart(
-        figure(drawn),
-        key=f"chart-{drawn.key}",
-        theme=None,
-        on_select="rerun" if select else "ignore",
-        selection_mode=("points",),
-        config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"], "responsive": True},
-    )
+    with st.container(key=f"{DRAWN}{drawn.key}"):
+        st.markdown(f"**{plain(drawn.title)}**")
+        event: Any = st.plotly_chart(
+            figure(drawn, titled=False),
+            key=f"chart-{drawn.key}",
+            theme=None,
+            on_select="rerun" if select else "ignore",
+            selection_mode=("points",),
+            config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"], "responsive": True},
+        )
     if drawn.note:
         st.caption(plain(drawn.note))
     if not select:

@@ -12,6 +12,7 @@ from twin.traffic.trace import Trace
 
 QUANTILES = (50, 90, 99)
 BUSY_WINDOW_S = 300.0
+ROUNDING = 1e-9
 
 
 def describe(trace: Trace) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def describe(trace: Trace) -> dict[str, Any]:
             "requests": busy,
             "rate_per_s": busy / busy_s if busy_s else None,
         },
-        "interarrival_cv": float(gaps.std() / gaps.mean()) if duration_s else None,
+        "interarrival_cv": _variation(gaps) if duration_s else None,
         "input_tokens": _lengths(trace.input_tokens),
         "output_tokens": _lengths(trace.output_tokens),
         "prefix": prefix_hits(trace),
@@ -47,6 +48,12 @@ def describe(trace: Trace) -> dict[str, Any]:
         "classes": _classes(trace),
         "notes": list(trace.notes),
     }
+
+
+def _variation(gaps: NDArray[np.float64]) -> float:
+    """Standard deviation over mean; 0 where it is but the rounding of arrival times that are evenly spaced."""
+    ratio = float(gaps.std() / gaps.mean())
+    return ratio if ratio > ROUNDING else 0.0
 
 
 def figure_rows(value: Mapping[str, Any], prefix: str = "") -> list[dict[str, object]]:

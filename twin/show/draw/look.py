@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import floor, isfinite, log10
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from unicodedata import east_asian_width
 
-from twin.show.chart import Axis, Chart, Rule, Series
+from twin.show.chart import Axis, Chart, Series
 from twin.trust.plot import BAND, INK, SOFT
 
 __all__ = ["BAND", "INK", "SOFT"]
@@ -130,22 +130,6 @@ def late(chart: Chart, x: float | str) -> bool:
     return (
         along(float(names.index(x)) if isinstance(x, str) else x, Axis("") if names else chart.x, reach(chart)[0]) > 0.7
     )
-
-
-def free_side(chart: Chart, rule: Rule) -> Literal["left", "right"]:
-    """At which end of a horizontal rule its name stands free of what is drawn."""
-    ends = reach(chart)
-    room = {"left": 1.0, "right": 1.0}
-    for series, (_, tops) in zip(chart.series, stacks(chart), strict=True):
-        for at, x in enumerate(series.x):
-            here = 0.5 if isinstance(x, str) else along(x, chart.x, ends[0])
-            drawn = [y for y in (tops[at], *(interval(series, at) or ())) if y is not None]
-            if not drawn or 0.45 < here < 0.55:
-                continue
-            side = "left" if here < 0.5 else "right"
-            near = min(abs(along(y, chart.y, ends[1]) - along(rule.at, chart.y, ends[1])) for y in drawn)
-            room[side] = min(room[side], near)
-    return "left" if room["left"] > room["right"] + 0.02 else "right"
 
 
 def dodges(chart: Chart) -> list[float]:

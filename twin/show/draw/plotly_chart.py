@@ -15,8 +15,6 @@ from twin.show.draw.look import (
     beside,
     columns,
     dodges,
-    free_side,
-    late,
     looks,
     names_on_x,
     reach,
@@ -24,6 +22,7 @@ from twin.show.draw.look import (
     stacks,
     ticks,
 )
+from twin.show.draw.places import free_place, leans_left
 from twin.show.draw.plotly_marks import bands, heat, trace
 
 if TYPE_CHECKING:
@@ -33,8 +32,10 @@ LEGEND_ROW, PAGE = 27, 640
 """Pixels."""
 
 
-def figure(chart: Chart) -> go.Figure:
+def figure(chart: Chart, *, titled: bool = True) -> go.Figure:
     """The chart for a browser, 340 px high; ``customdata[i][0]`` of a series are its ``keys``.
+
+    ``titled``: whether it says its title; plotly's does not wrap, so that a page says it above.
 
     Raises :class:`InputError` without plotly.
     """
@@ -46,7 +47,7 @@ def figure(chart: Chart) -> go.Figure:
     named = list(zip(chart.series, looks(chart), stacks(chart), strict=True))
     traces += [band for series, look, _ in named for band in bands(chart, series, look)]
     traces += [trace(chart, series, look, feet) for series, look, (feet, _) in named]
-    drawn = go.Figure(data=traces, layout=_layout(chart))
+    drawn = go.Figure(data=traces, layout=_layout(chart, titled=titled))
     standing = 0
     for rule in chart.rules:
         _rule(drawn, chart, rule, standing)
@@ -54,7 +55,7 @@ def figure(chart: Chart) -> go.Figure:
     return drawn
 
 
-def _layout(chart: Chart) -> dict[str, Any]:
+def _layout(chart: Chart, *, titled: bool) -> dict[str, Any]:
     """White, no frame, the legend on top; the font is the page's, and plotly's own look is left out."""
     import plotly.graph_objects as go
 
@@ -62,10 +63,11 @@ def _layout(chart: Chart) -> dict[str, Any]:
     across, up = _axis(chart, chart.x), _axis(chart, chart.y)
     if chart.across:
         across, up = up, across | {"range": [len(names_on_x(chart)) - 0.5, -0.5]}
+    top = 42 if titled else 14
     return {
         "template": go.layout.Template(),
         "title": {
-            "text": f"<b>{escape(chart.title, quote=False)}</b>",
+            "text": f"<b>{escape(chart.title, quote=False)}</b>" if titled else "",
             "x": 0,
             "xref": "container",
             "font": {"size": 15},
@@ -76,7 +78,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
         "font": {"size": 13, "color": INK},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "margin": {"l": 8, "r": 16, "t": 42 + LEGEND_ROW * _legend_rows(chart), "b": 8},
+        "margin": {"l": 8, "r": 16, "t": top + LEGEND_ROW * _legend_rows(chart), "b": 8},
         "height": _height(chart),
         "xaxis": across,
         "yaxis": up,
@@ -145,15 +147,15 @@ def _rule(drawn: go.Figure, chart: Chart, rule: Rule, row: int) -> None:
     ends = {f"{here}0": rule.at, f"{here}1": rule.at, f"{there}0": 0, f"{there}1": 1}
     drawn.add_shape(type="line", layer="above", line={"color": INK, "width": 1.2, "dash": "dash"}, **ends, **refs)
     if stands:
-        left = rule.axis == "x" and late(chart, rule.at)
+        left = leans_left(chart, rule)
         side: dict[str, Any] = {there: 1, "xanchor": "right" if left else "left", "yanchor": "top", "yshift": -16 * row}
     else:
-        free = free_side(chart, rule)
-        side = {there: float(free == "right"), "xanchor": free, "yanchor": "bottom"}
+        free, height = free_place(chart, rule)
+        side = {there: float(free == "right"), "xanchor": free, "yanchor": "bottom" if height == "above" else "top"}
     said = {
         "text": escape(rule.name, quote=False),
         "font": {"size": 12, "color": INK},
-        "bgcolor": "rgba(255,255,255,0.75)",
+        "bgcolor": "rgba(255,255,255,0.6)",
     }
     place = log10(rule.at) if ruled.log else rule.at
     drawn.add_annotation(showarrow=False, **said, **side, **{here: place}, **refs)

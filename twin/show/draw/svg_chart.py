@@ -17,8 +17,6 @@ from twin.show.draw.look import (
     SOFT,
     dashed,
     dodges,
-    free_side,
-    late,
     looks,
     marked,
     names_on_x,
@@ -29,6 +27,7 @@ from twin.show.draw.look import (
     ticks,
     wide,
 )
+from twin.show.draw.places import free_place, leans_left
 from twin.show.draw.svg_marks import BASELINE_DASH, DASHES, FONT, HATCHES, MARKS, area, bars, heat, points
 
 FAMILY = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
@@ -157,15 +156,17 @@ def _rules(axes: Any, chart: Chart) -> None:
         stands = (rule.axis == "x") != chart.across
         (axes.axvline if stands else axes.axhline)(rule.at, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=2)
         if stands:
-            left = rule.axis == "x" and late(chart, rule.at)
+            left = leans_left(chart, rule)
             place, where = (rule.at, 1.0), axes.get_xaxis_transform()
             side = {"xytext": (-3 if left else 3, -1 - 10 * row), "ha": "right" if left else "left", "va": "top"}
         else:
-            free = free_side(chart, rule)
+            free, height = free_place(chart, rule)
+            above = height == "above"
             place, where = (float(free == "right"), rule.at), axes.get_yaxis_transform()
-            side = {"xytext": (0 if free == "right" else 3, 2), "ha": free, "va": "bottom"}
+            side = {"xytext": (0 if free == "right" else 3, 2 if above else -2), "ha": free}
+            side["va"] = "bottom" if above else "top"
         row += stands
-        ground = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}
+        ground = {"facecolor": "white", "alpha": 0.6, "lw": 0, "pad": 0.5}
         axes.annotate(
             rule.name, place, xycoords=where, textcoords="offset points", fontsize=FONT - 0.5, bbox=ground, **side
         )

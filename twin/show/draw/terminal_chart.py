@@ -9,7 +9,6 @@ from twin.show.chart import Axis, Chart, Series
 from twin.show.draw.look import (
     beside,
     columns,
-    free_side,
     hollow,
     interval,
     late,
@@ -19,6 +18,7 @@ from twin.show.draw.look import (
     stacks,
     ticks,
 )
+from twin.show.draw.places import free_place
 from twin.show.draw.terminal_rows import EDGE, OUT, bar_rows, heat_rows, in_rows, mark_of, wrapped
 
 
@@ -113,7 +113,7 @@ def _said(figure: Any, chart: Chart, names: tuple[str, ...]) -> None:
             )
             row += 1
         else:
-            free = free_side(chart, rule)
+            free, _ = free_place(chart, rule, ["on"])
             figure.draw(
                 figure.text(right if free == "right" else left, _at(rule.at, chart.y), f" {rule.name} ", alignment=free)
             )

@@ -19,7 +19,10 @@ RISK_OFF = "The plan was made without risk. Change the question, and ask how sur
 
 
 def sections(run: Run, plan: Json, option: Option, baseline: Run | None) -> None:
-    """A view of :data:`VIEWS`, which the URL names; the first unless it does."""
+    """A view of :data:`VIEWS`, which the URL names; the first unless it does. Without an option there is only why."""
+    if option is None:
+        ruled_out(plan)
+        return
     views = {name: draw for name, draw in VIEWS.items() if baseline is not None or draw is not _compared}
     first = next(iter(views))
     if st.session_state.get("view", first) not in views or "view" not in st.session_state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,8 @@ PAPERS = {
     "xlsx": ("Excel", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
     "md": ("Markdown", "text/markdown"),
 }
+MOST_FLEETS = 200
+"""Saved runs, the newest first, among which those of today's fleet are looked for."""
 LANGS = {"en": "English", "zh": "中文"}
 
 
@@ -60,18 +63,37 @@ def _deploy(run: Run, option: Json) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a report is asked beside its run: flags of ``twin report``; ``today`` is a run's name."""
+
+    today: str | None = None
+    start: str | None = None
+    rack_kw: float | None = None
+    name: str | None = None
+
+
 def _report(run: Run, baseline: Run | None) -> None:
-    """Made when it is asked for: a PDF takes seconds."""
-    kind, lang, button = st.columns([3, 2, 3], vertical_alignment="bottom")
+    """Made when it is asked for: a PDF takes seconds. What it cannot be made of is said before."""
+    from twin.show.report.content import RACK_KW, check
+
+    kind, lang, more, button = st.columns([3, 2, 1, 3], vertical_alignment="bottom")
     paper = kind.segmented_control(
         "Report", list(PAPERS), default="html", format_func=lambda p: PAPERS[p][0], required=True
     )
     tongue = lang.segmented_control("Language", list(LANGS), default="en", format_func=LANGS.__getitem__, required=True)
     paper, tongue = paper or "html", tongue or "en"
-    today = baseline.name if baseline is not None and baseline.plan and "fixed" in baseline.plan else None
+    with more.popover("Options", icon=":material/settings:"):
+        asked = _options(baseline)
+    try:
+        today = None if asked.today is None else saved.run_named(asked.today)
+        check(run, today, asked.start, RACK_KW if asked.rack_kw is None else asked.rack_kw)
+    except TwinError as error:
+        shell.failed(error)
+        return
 
     def made() -> bytes:
-        return _made(run.name, paper, tongue, today)
+        return report_bytes(run.name, paper, tongue, asked)
 
     button.download_button(
         f"Download the report ({PAPERS[paper][0]})",
@@ -85,17 +107,51 @@ def _report(run: Run, baseline: Run | None) -> None:
     )
 
 
+def _options(baseline: Run | None) -> Asked:
+    """Flags of ``twin report`` as fields."""
+    from twin.show.report.content import RACK_KW
+
+    fleets = _fleets()
+    pinned = baseline.name if baseline is not None and baseline.name in fleets else None
+    name = st.text_input("Name of the service", key="report_name", placeholder="none")
+    start = st.text_input(
+        "First month",
+        key="report_start",
+        placeholder="2027-01",
+        help="Calendar month of month 0: months have dates then.",
+    )
+    power = st.number_input(
+        "Power of a rack, kW", value=None, key="report_rack_kw", step=5.0, placeholder=f"{RACK_KW:g} is assumed"
+    )
+    today = st.selectbox(
+        "Today's fleet",
+        fleets,
+        index=None if pinned is None else fleets.index(pinned),
+        key="report_today",
+        placeholder="none" if fleets else "no run of twin plan --fixed is saved",
+        help="A run of twin plan --fixed: what is deployed now, and what doing nothing keeps.",
+    )
+    return Asked(today, start.strip() or None, power, name.strip() or None)
+
+
+def _fleets() -> list[str]:
+    """Names of saved runs that judge what is deployed."""
+    found = [item for item in saved.plans(MOST_FLEETS) if isinstance(item, Run)]
+    return [item.name for item in found if item.plan and "fixed" in item.plan]
+
+
 @st.cache_data(max_entries=16, show_spinner=False)
-def _made(name: str, paper: str, lang: str, today: str | None) -> bytes:
+def report_bytes(name: str, paper: str, lang: str, asked: Asked) -> bytes:
+    """What ``twin report`` writes."""
     from twin.show.report.content import report
 
     run, say = saved.run_named(name), words(lang)
-    now = None if today is None else saved.run_named(today)
+    now = None if asked.today is None else saved.run_named(asked.today)
     if paper == "xlsx":
         from twin.show.report.xlsx import workbook
 
-        return workbook(run, now, say)
-    found = report(run, today=now, lang=lang)
+        return workbook(run, now, say, rack_kw=asked.rack_kw, start=asked.start, name=asked.name)
+    found = report(run, today=now, start=asked.start, rack_kw=asked.rack_kw, name=asked.name, lang=lang)
     if paper == "pdf":
         from twin.show.report.pdf import pdf
 

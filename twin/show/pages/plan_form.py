@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from twin.base import TwinError
 from twin.show import jobs, shell, store
-from twin.show.question import MADE_UP, Question, command
+from twin.show.pages.uploaded import refused_upload
+from twin.show.question import MADE_UP, Question, command, fault_of
 from twin.spec.hardware import profile_names
 from twin.spec.model import model_names
 
 KEY = "ask_"
+UPLOAD, REFUSED = "plan_upload", "plan_refused"
+"""In the session: the file, and whether it was refused."""
 TRACE, RATE, USERS = "A trace or a scenario", "A request rate", "A number of users"
 OF_KIND = {
     TRACE: ("traffic", "rate"),
@@ -38,6 +42,7 @@ BOUND = "Milliseconds unless a unit is given; of 99 % of requests, p90:500ms of 
 def form(question: Question) -> None:
     """The form, filled with ``question`` when that is news, and a button that starts the plan."""
     _fill(question)
+    st.session_state[REFUSED] = False
     with st.container(border=True):
         asked = _fields()
     st.query_params.from_dict(asked.to_params())
@@ -48,7 +53,9 @@ def form(question: Question) -> None:
     except TwinError as error:
         shell.failed(error)
         return
-    if st.button("Make the plan", type="primary", icon=":material/play_arrow:"):
+    if st.session_state[REFUSED]:  # what is chosen above is another trace than the one that was meant
+        return
+    if st.button("Make the plan", type="primary", icon=":material/play_arrow:", disabled=bool(asked.faults())):
         try:
             job = jobs.start(argv, asked.to_params())
         except TwinError as error:
@@ -88,6 +95,15 @@ def _blank(name: str) -> Any:
     return EXAMPLES.get(name, "" if kind == str | None else None)
 
 
+def _text(place: DeltaGenerator, name: str, label: str, **more: Any) -> str:
+    """A field of text; what the command line would say of what is typed stands under it."""
+    said: str = place.text_input(label, key=KEY + name, **more)
+    if fault := fault_of(name, said):
+        with place:
+            shell.failed(fault)
+    return said
+
+
 def _fields() -> Question:
     kind = st.segmented_control("Traffic", list(OF_KIND), key=KEY + "kind", required=True) or TRACE
     said = _trace() if kind == TRACE else _recipe(kind)
@@ -105,16 +121,16 @@ def _fields() -> Question:
     )
     columns = st.columns(5)
     for column, name, label in zip(columns, ("ttft", "tpot", "e2el"), _PROMISES, strict=False):
-        said[name] = column.text_input(label, key=KEY + name, help=BOUND, placeholder="none")
-    said["budget"] = columns[3].text_input(
-        "Budget", key=KEY + "budget", placeholder="none", help="120k/month, 2.5M/yr, 64gpu or 400kW."
+        said[name] = _text(column, name, label, help=BOUND, placeholder="none")
+    said["budget"] = _text(
+        columns[3], "budget", "Budget", placeholder="none", help="120k/month, 2.5M/yr, 64gpu or 400kW."
     )
     said["price"] = columns[4].selectbox("Price", list(PRICES), format_func=PRICES.__getitem__, key=KEY + "price")
     if said["price"] == ON_DEMAND:
         said["price"] = None
     growth, risk = st.columns([2, 3], vertical_alignment="bottom")
-    said["growth"] = growth.text_input(
-        "Growth of the traffic", key=KEY + "growth", placeholder="none", help="5%/month, 60%/yr, or 5%±2%/month."
+    said["growth"] = _text(
+        growth, "growth", "Growth of the traffic", placeholder="none", help="5%/month, 60%/yr, or 5%±2%/month."
     )
     said["risk"] = risk.toggle(
         "How sure is it? Try each option in possible worlds (takes several times as long)",
@@ -139,37 +155,18 @@ def _kept() -> dict[str, Any]:
 def _trace() -> dict[str, Any]:
     trace, rate = st.columns([4, 1])
     with st.expander("Upload a trace", icon=":material/upload:"):
-        _upload()
+        refused = refused_upload(UPLOAD, KEY + "traffic", store.trace_at)
+        if refused is not None:
+            shell.failed(refused)
+    st.session_state[REFUSED] = refused is not None
     names = list(store.trace_files())
     if st.session_state.get(KEY + "traffic") not in names:
         if wanted := st.session_state.get(KEY + "traffic"):
             st.warning(f"There is no trace {wanted!r} here any more; choose another, or upload it.")
         st.session_state[KEY + "traffic"] = names[0]
     chosen = trace.selectbox("Trace or scenario", names, key=KEY + "traffic", help="A scenario's traffic is taken.")
-    times = rate.text_input("Rate", key=KEY + "rate", placeholder="×1", help="×2: twice as many requests a second.")
+    times = _text(rate, "rate", "Rate", placeholder="×1", help="×2: twice as many requests a second.")
     return {"traffic": chosen, "rate": times}
-
-
-def _upload() -> None:
-    uploaded = st.file_uploader(
-        "Azure, Mooncake, BurstGPT, vllm bench serve --save-detailed, or CSV with arrival, input and output tokens; may be"
-        " gzipped",
-        key="plan_upload",
-    )
-    if uploaded is None or st.session_state.get("plan_upload_kept") == uploaded.file_id:
-        return
-    try:
-        path = store.keep_upload(uploaded.name, uploaded)
-        try:
-            store.trace_at(path)
-        except TwinError:
-            store.drop_upload(path)
-            raise
-    except TwinError as error:
-        shell.failed(error)
-        return
-    st.session_state["plan_upload_kept"] = uploaded.file_id
-    st.session_state[KEY + "traffic"] = store.shown_name(path)
 
 
 def _recipe(kind: str) -> dict[str, Any]:
@@ -185,8 +182,8 @@ def _recipe(kind: str) -> dict[str, Any]:
         said["requests_per_user_hour"] = columns[1].number_input(
             "Requests of one in an hour", key=KEY + "requests_per_user_hour", min_value=0.0
         )
-    said["input_len"] = columns[2].text_input("Input tokens", key=KEY + "input_len", help=LENGTHS)
-    said["output_len"] = columns[3].text_input("Output tokens", key=KEY + "output_len", help=LENGTHS)
+    said["input_len"] = _text(columns[2], "input_len", "Input tokens", help=LENGTHS)
+    said["output_len"] = _text(columns[3], "output_len", "Output tokens", help=LENGTHS)
     return said
 
 
@@ -195,7 +192,7 @@ def _more(said: dict[str, Any]) -> dict[str, Any]:
     one, two, three, four = st.columns(4)
     more["headroom"] = one.text_input("Head-room at the peak", key=KEY + "headroom") or "20%"
     more["max_gpus"] = two.number_input("Most GPUs", key=KEY + "max_gpus", min_value=1, step=1, placeholder="any")
-    more["node_size"] = three.selectbox("GPUs come in", [1, 8], key=KEY + "node_size", format_func=_nodes)
+    more["node_size"] = three.selectbox("GPUs come in", _sizes(), key=KEY + "node_size", format_func=_nodes)
     more["region"] = four.text_input("Region of the prices", key=KEY + "region", placeholder="any")
     more["quantization"] = one.text_input("Weights", key=KEY + "quantization", placeholder="none,fp8")
     more["kv_cache_dtype"] = two.text_input("KV cache", key=KEY + "kv_cache_dtype", placeholder="auto,fp8")
@@ -218,6 +215,10 @@ def _more(said: dict[str, Any]) -> dict[str, Any]:
 
 def _nodes(size: int) -> str:
     return "single GPUs" if size == 1 else f"whole nodes of {size}"
+
+
+def _sizes() -> list[int]:
+    return sorted({1, 8, st.session_state[KEY + "node_size"]})
 
 
 def _with(names: list[str], field: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import streamlit as st
@@ -19,8 +20,10 @@ def options(plan: Json) -> None:
     if not every:
         return
     st.subheader("Options", anchor=False)
+    rows = [option_row(item) for item in every]
+    st.html(_on_paper(rows))
     event = st.dataframe(
-        [option_row(item) for item in every],
+        rows,
         hide_index=True,
         on_select="rerun",
         selection_mode=("single-row", "single-cell"),
@@ -34,6 +37,14 @@ def options(plan: Json) -> None:
     if picked and st.query_params.get("option") != every[picked[0]]["id"]:
         _choose(every[picked[0]]["id"])
         st.rerun()
+
+
+def _on_paper(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table for a printer: the one of the screen scrolls, which paper does not."""
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
+    cells = ["".join(f"<td>{escape(str(value))}</td>" for value in row.values()) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f'<table class="twin-on-paper"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def option_row(item: Json) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _figures(run: Run, option: Json, baseline: Run | None) -> None:
         shell.Figure(
             "Cost",
             formats.usd(option["usd_per_month"], "month"),
-            _between(cost, formats.usd) if cost else "",
+            f"price: {_price(run, option)}" + (f"; {_between(cost, formats.usd)}" if cost else ""),
             help=f"{formats.usd(option['usd_per_mtok'])} per million output tokens"
             if option.get("usd_per_mtok")
             else None,
@@ -206,6 +206,13 @@ def _against(run: Run, option: Json, baseline: Run) -> None:
 def title(option: Json) -> str:
     names = ", ".join(name.replace("_", " ") for name in option.get("names") or ())
     return f"{plan_saved.fleet(option)}" + (f" ({names})" if names else "")
+
+
+def _price(run: Run, option: Json) -> str:
+    """The kind of price that the cost is at, which options are compared by."""
+    from twin.show.report.forms import word
+
+    return word(option.get("money", {}).get("kind") or str(run.scenario["price"]), words("en"))
 
 
 def _between(spread: Json, form: Any) -> str:

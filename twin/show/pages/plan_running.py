@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from twin.base import TwinError
@@ -10,13 +12,15 @@ from twin.show.pages import plan_result
 from twin.show.question import Question, command
 
 EVERY_S = 1.0
+SO_FAR = "The front so far, simulated on the busiest minutes: it will move. The whole trace comes after."
+RISK_LATER = "Risk comes last, of the options that are named: no interval is drawn until then."
 
 
 def show(job: jobs.Job, state: jobs.State) -> None:
     if state.name == "running":
         shell.heading("Plan", "Being made in the background: this page can be left, and come back to.")
         st.markdown(shell.plain(_asked(Question.from_params(job.question))))
-        _watch(job)
+        _watch(job, risk=Question.from_params(job.question).risk)
     elif state.name == "stopped" and state.run is not None:
         plan_result.of_run(state.run.name, resumable=job)
     elif state.name == "stopped":
@@ -42,7 +46,7 @@ def _asked(question: Question) -> str:
 
 
 @st.fragment(run_every=EVERY_S)
-def _watch(job: jobs.Job) -> None:
+def _watch(job: jobs.Job, *, risk: bool) -> None:
     try:
         state, progress = job.state, job.progress
     except TwinError:  # another tab has seen it end
@@ -60,7 +64,7 @@ def _watch(job: jobs.Job) -> None:
     for name, done, total in progress.stages:
         st.progress(min(done / total, 1.0) if total else 0.0, f"{name}: {done:,} of at most {total:,} simulations")
     if progress.front:
-        shell.chart(charts.front({"options": [], "near_misses": [], "front": progress.front}))
-        st.caption("The front so far, on the busiest minutes. It will move.")
+        so_far = charts.front({"options": [], "near_misses": [], "front": progress.front})
+        shell.chart(replace(so_far, note=SO_FAR + (f" {RISK_LATER}" if risk else "")))
     for note in progress.notes:
         st.caption(shell.plain(note))

@@ -10,9 +10,11 @@ import streamlit as st
 from twin.base import TwinError
 from twin.results.run import Run
 from twin.show import formats, jobs, saved, shell
+from twin.show.question import Question
 
 MOST = 30
 STATES = {"running": "being made", "done": "done", "failed": "failed", "stopped": "stopped"}
+HEADINGS = ("Plans being made", "Plans that did not come to their end")
 
 
 def lists() -> None:
@@ -69,23 +71,30 @@ def _traffic(load: Mapping[str, Any]) -> str:
 
 
 def _under_way() -> None:
-    found = jobs.jobs()
-    if not found:
-        return
-    st.subheader("Plans being made", anchor=False)
-    for job in found:
+    """Those that are being made, and apart from them those that failed or were stopped; what is done is among the saved."""
+    found: dict[str, list[tuple[jobs.Job, jobs.State, Question]]] = {heading: [] for heading in HEADINGS}
+    for job in jobs.jobs():
         try:
-            state = job.state
+            state, question = job.state, Question.of_link(job.question)[0]
         except TwinError:  # forgotten by another page meanwhile
             continue
-        what = job.question.get("traffic") or "made-up traffic"
-        model = job.question.get("model", "")
-        text, button = st.columns([5, 1], vertical_alignment="center")
-        said = f": {state.error}" if state.error else ""
-        text.markdown(f"**{STATES[state.name]}** · {shell.plain(' · '.join(filter(None, (what, model))) + said)}")
-        if button.button("Look", key=f"look-{job.id}"):
-            st.query_params.from_dict({"job": job.id})
-            st.rerun()
-        if state.name != "running" and button.button("Forget", key=f"forget-{job.id}"):
-            job.remove()
-            st.rerun()
+        if state.name != "done" or state.run is None:
+            found[HEADINGS[state.name != "running"]].append((job, state, question))
+    for heading, some in found.items():
+        if some:
+            st.subheader(heading, anchor=False)
+        for job, state, question in some:
+            _job(job, state, question)
+
+
+def _job(job: jobs.Job, state: jobs.State, question: Question) -> None:
+    text, button = st.columns([5, 1], vertical_alignment="center")
+    what = " · ".join(filter(None, (question.traffic or "made-up traffic", question.model)))
+    said = f": {state.error}" if state.error else ""
+    text.markdown(f"**{STATES[state.name]}** · {shell.plain(what + said)}")
+    if button.button("Look", key=f"look-{job.id}"):
+        st.query_params.from_dict({"job": job.id})
+        st.rerun()
+    if state.name != "running" and button.button("Forget", key=f"forget-{job.id}"):
+        job.remove()
+        st.rerun()

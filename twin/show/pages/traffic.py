@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import streamlit as st
 
 from twin.base import InputError, TwinError
 from twin.results.run import SCHEMA_VERSION, to_json
 from twin.show import charts, shell, store, traffic_charts
-from twin.show.formats import count, share
+from twin.show.formats import count, counted, share
 from twin.show.pages.made_up import ask
+from twin.show.pages.uploaded import refused_upload
 from twin.traffic import bins
 from twin.traffic.by_hour import load_by_hour
 from twin.traffic.describe import describe, figure_rows
@@ -83,12 +83,14 @@ def _look(key: str, _make: Callable[[], Trace]) -> Looked:
 def _file() -> Asked:
     place, scale = st.columns([3, 1], vertical_alignment="bottom")
     with st.expander("Upload a trace", icon=":material/upload:"):
-        _upload()
+        refused = refused_upload("upload", "trace", lambda path: _look(_key(path, 1.0), partial(store.trace_at, path)))
     files = store.trace_files()
     _say_missing(st.query_params.get("trace"), files)
     names = sorted(files, key=lambda name: name != FIRST)
     name = place.selectbox("Trace", names, key="trace", bind="query-params")
     rate = scale.text_input("Rate", "×1", key="rate", bind="query-params", help="×2: twice as many requests a second.")
+    if refused is not None:
+        raise refused
     factor = parse_rate_factor(rate)
     path = files[name]
     return Asked(
@@ -98,26 +100,6 @@ def _file() -> Asked:
         plan={"traffic": name, **({} if factor == 1.0 else {"rate": rate})},
         command=f"twin traffic show {path.name}" if factor == 1.0 else f"twin traffic scale {path.name} --rate {rate}",
     )
-
-
-def _upload() -> None:
-    """Keep what is uploaded and choose it. A file that cannot be read is not kept, and its sentence stays while it is there."""
-    uploaded = st.file_uploader(
-        "Azure, Mooncake, BurstGPT, vllm bench serve --save-detailed, or a CSV with arrival, input and output tokens;"
-        " may be gzipped",
-        key="upload",
-    )
-    if uploaded is None or st.session_state.get("chosen_upload") == uploaded.file_id:
-        return
-    path = store.keep_upload(uploaded.name, uploaded)
-    try:
-        _look(_key(path, 1.0), partial(store.trace_at, path))
-    except TwinError as error:
-        store.drop_upload(path)
-        shell.failed(error)
-        return
-    st.session_state["trace"] = store.shown_name(path)
-    st.session_state["chosen_upload"] = uploaded.file_id
 
 
 def _key(path: Path, factor: float) -> str:
@@ -145,9 +127,7 @@ def _show(asked: Asked, looked: Looked) -> None:
     for note in figures["notes"]:
         st.warning(shell.plain(note), icon=":material/info:")
     shell.figures(_key_figures(figures))
-    st.link_button(
-        "Plan for this traffic", f"/plan?{urlencode(asked.plan)}", icon=":material/checklist:", type="primary"
-    )
+    shell.link("Plan for this traffic", "plan", asked.plan, ":material/checklist:")
     left, right = st.columns(2)
     with left:
         shell.chart(traffic_charts.arrivals(figures, looked.rates))
@@ -170,7 +150,7 @@ def _key_figures(figures: Mapping[str, Any]) -> list[shell.Figure]:
         shell.Figure(
             "Busiest five minutes",
             count(busy["rate_per_s"], "/s"),
-            f"{count(busy['requests'])} requests, {duration(busy['start_s'])} after the first",
+            f"{counted(busy['requests'], 'request')}, {duration(busy['start_s'])} after the first",
             help="What a plan must hold: the fullest window of five minutes, wherever it begins.",
         ),
         shell.Figure(
@@ -186,7 +166,7 @@ def _key_figures(figures: Mapping[str, Any]) -> list[shell.Figure]:
         most = "What a prefix cache that starts cold and never evicts could save: a real one saves less."
         found.append(shell.Figure("Could be cached", share(prefix["hit_share_of_input_tokens"]), said, help=most))
     if sessions:
-        said = f"{sessions['mean_requests']:.3g} requests each, at most {count(sessions['max_requests'])}"
+        said = f"{counted(sessions['mean_requests'], 'request')} each, at most {count(sessions['max_requests'])}"
         found.append(shell.Figure("Sessions", count(sessions["sessions"]), said))
     return found
 

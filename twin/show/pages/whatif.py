@@ -7,6 +7,7 @@ import streamlit as st
 from twin.base import TwinError
 from twin.results.run import Run
 from twin.show import shell
+from twin.show.dashboard import ANSWER, LAYOUT
 from twin.show.pages import whatif_form, whatif_result, whatif_whole
 from twin.show.pages.whatif_answer import answer_of, look_closer
 from twin.show.saved import run_named
@@ -46,7 +47,8 @@ def _body() -> None:
     """Controls and answer; a moved control runs this again, not the page around it."""
     start: Setting = st.session_state[START]
     run, pinned_setting = _run(start.run), st.session_state[PIN]
-    left, right = st.columns([1, 3], gap="medium")
+    with st.container(key=LAYOUT):
+        left, right = st.columns([1, 3], gap="medium")
     with left:
         setting = whatif_form.controls(start, run)
         _pins(setting, pinned_setting)
@@ -59,7 +61,8 @@ def _body() -> None:
             shell.failed(error)
             return
         baseline = _baseline(pinned_setting)
-        whatif_result.show(answer, baseline)
+        with st.container(key=ANSWER):
+            whatif_result.show(answer, baseline)
         look_closer(setting, run)
         whatif_whole.show(answer, params)
         whatif_result.drawn(answer, baseline)

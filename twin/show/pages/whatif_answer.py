@@ -11,7 +11,7 @@ from functools import partial
 
 import streamlit as st
 
-from twin.plan.load_curve import CLOSER_REQUESTS, load_curve
+from twin.plan.load_curve import CLOSER_REQUESTS, busiest, load_curve
 from twin.plan.served import Served
 from twin.results.run import Run
 from twin.search.workload import Workload
@@ -63,6 +63,8 @@ def look_closer(setting: Setting, run: Run | None) -> None:
     asked, known = _asked(setting, run), _known()
     if asked.key in known.curves and asked.here_key in known.heres:
         return
+    if len(busiest(asked.served)[0]) == len(busiest(asked.served, CLOSER_REQUESTS)[0]):
+        return  # the quick answer was of all of them already
     st.session_state[RESTS] = None
     _rested(asked)
 

@@ -24,8 +24,29 @@ def show(answer: Answer, baseline: Answer | None) -> None:
     point = answer.here.point
     _verdict(answer)
     shell.figures(_figures(answer, baseline))
-    against = f" Deltas are against {_name(baseline)}." if baseline else ""
-    st.caption(f"Shows the {point['fidelity']}, at ×{answer.setting.load:g} their rate.{shell.plain(against)}")
+    st.caption(
+        f"Shows the {point['fidelity']}, at ×{answer.setting.load:g} their rate.{shell.plain(_against(answer, baseline))}"
+    )
+
+
+def _against(answer: Answer, baseline: Answer | None) -> str:
+    """What the deltas are to; what follows from the load alone is no merit of a setting."""
+    if baseline is None:
+        return ""
+    said = f" Deltas are against {_name(baseline)} at {_load(baseline)}"
+    if _same_load(answer, baseline):
+        return f"{said}."
+    return f"{said}, and here it is {_load(answer)}: tokens, cache and utilisation are neither better nor worse."
+
+
+def _load(answer: Answer) -> str:
+    return f"×{answer.setting.load:g}, {count(answer.here.point['request_rate_per_s'], '/s')}"
+
+
+def _same_load(answer: Answer, baseline: Answer) -> bool:
+    """Whether both are asked the same requests as fast."""
+    mine, other = answer.scenario.traffic, baseline.scenario.traffic
+    return mine == other and answer.here.point["request_rate_per_s"] == baseline.here.point["request_rate_per_s"]
 
 
 def drawn(answer: Answer, baseline: Answer | None) -> None:
@@ -71,13 +92,15 @@ def _name(answer: Answer) -> str:
 def _figures(answer: Answer, baseline: Answer | None) -> list[shell.Figure]:
     here, before = answer.here.point, baseline.here.point if baseline else None
     money, cost_before = answer.money, baseline.money if baseline else None
+    alike = baseline is None or _same_load(answer, baseline)
+    more, less = (MORE, LESS) if alike else (None, None)
     return [
         _figure("p99 TTFT", "p99_ttft_ms", ms, here, before, LESS),
         _figure("p99 TPOT", "p99_tpot_ms", ms, here, before, LESS),
-        _figure("Output tokens", "output_throughput", lambda v: count(v, "/s"), here, before, MORE),
-        _figure("KV cache, peak", "peak_kv_cache_usage", share, here, before, LESS),
+        _figure("Output tokens", "output_throughput", lambda v: count(v, "/s"), here, before, more),
+        _figure("KV cache, peak", "peak_kv_cache_usage", share, here, before, less),
         _cost(money, cost_before),
-        _figure("Utilisation", "utilisation", share, here, before, LESS, "Of what the closed form sustains."),
+        _figure("Utilisation", "utilisation", share, here, before, less, "Of what the closed form sustains."),
     ]
 
 

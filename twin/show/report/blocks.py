@@ -123,12 +123,47 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "sum": lambda *values: math.fsum(values),
     "minus": lambda a, b: a - b,
     "ratio": lambda a, b: a / b,
-    "whole": lambda a, b: max(math.ceil(a / b - 1e-9), 1),
+    "racks": lambda nodes, meter_kw, rack_kw: _racks(nodes, meter_kw, rack_kw),
+    "budget": lambda text: _usd_per_month(text),
+    "first_below": lambda values, least: next((at for at, value in enumerate(values) if value < least), None),
+    "month_above": lambda room, growth, planned, months: _month_above(room, growth, planned, months),
     "month_of": lambda start, month: _month_of(start, month),
     "percentile": lambda share: round(share * 100, 9),
     "short_name": lambda path: str(path).replace("\\", "/").rsplit("/", 1)[-1],
 }
-"""What a report may compute of a run: sums and shares, whole racks, calendar months, a file's name without its folder."""
+"""What a report may compute of a run: sums and shares, racks of whole nodes, months, a file's name without its folder."""
+
+
+def _racks(nodes: int, meter_kw: float, rack_kw: float) -> int | None:
+    """Racks that take whole nodes; ``None`` where not even one node fits into one.
+
+    >>> _racks(3, 30.0, 25.0), _racks(1, 13.8, 5.0)
+    (2, None)
+    """
+    each = math.floor(rack_kw * nodes / meter_kw + 1e-9)
+    return math.ceil(nodes / each) if each else None
+
+
+def _usd_per_month(budget: str) -> float | None:
+    """A budget in money, for a month of 730 h; ``None`` for one in GPUs or power.
+
+    >>> _usd_per_month("120k/month"), _usd_per_month("64gpu")
+    (120000.0, None)
+    """
+    from twin.base import HOURS_PER_MONTH
+    from twin.spec.slo import parse_budget
+
+    hourly = parse_budget(budget).usd_per_hour
+    return None if hourly is None else round(hourly * HOURS_PER_MONTH, 6)
+
+
+def _month_above(room: float, growth: float, planned: float, months: int) -> int | None:
+    """The first month whose traffic is more than ``room`` times that planned for, which is the traffic of month ``planned``.
+
+    >>> _month_above(2.0, 0.05, 0.0, 36), _month_above(2.0, 0.0, 0.0, 36)
+    (15, None)
+    """
+    return next((at for at in range(months + 1) if (1.0 + growth) ** (at - planned) > room), None)
 
 
 def _month_of(start: str, month: float) -> str:

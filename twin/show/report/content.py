@@ -33,7 +33,7 @@ def report(
     *,
     today: Run | None = None,
     start: str | None = None,
-    rack_kw: float = RACK_KW,
+    rack_kw: float | None = None,
     name: str | None = None,
     say: Say | None = None,
     lang: str = "en",
@@ -41,12 +41,14 @@ def report(
     """The report of a run of ``twin plan``.
 
     ``today``: the run of ``twin plan --fixed`` of what is deployed now; ``start``: the calendar month of month 0
-    (``2027-01``); ``rack_kw``: what a rack can power; ``name``: of the service. ``say``: words of a test, for ``words(lang)``.
+    (``2027-01``); ``rack_kw``: what a rack can power (:data:`RACK_KW` unless given); ``name``: of the service. ``say``: words
+    of a test, for ``words(lang)``.
     Raises :class:`InputError` for a run that holds no plan, a ``today`` that judges nothing deployed, a month or a power that
     is none, and an unknown language.
     """
-    _check(run, today, start, rack_kw)
-    asked = {"start": start, "rack_kw": rack_kw, "name": name}
+    power_kw = RACK_KW if rack_kw is None else rack_kw
+    check(run, today, start, power_kw)
+    asked = {"start": start, "rack_kw": power_kw, "rack_named": rack_kw is not None, "name": name}
     m = matter_of(run, today, asked, Talk(words(lang) if say is None else say))
     made = tuple(section(m) for section in SECTIONS)
     return Report(title(m), _subtitle(m), made, {"en": "en", "zh": "zh-CN"}.get(lang, lang))
@@ -68,13 +70,12 @@ def _subtitle(m: Matter) -> Text:
     )
 
 
-def _check(run: Run, today: Run | None, start: str | None, rack_kw: float) -> None:
+def check(run: Run, today: Run | None = None, start: str | None = None, rack_kw: float = RACK_KW) -> None:
+    """Raises :class:`InputError` for what :func:`report` cannot be made of."""
     if run.plan is None:
         raise InputError("it holds a simulation, and only a plan has a report", where=run.name)
     if today is not None and (today.plan is None or "fixed" not in today.plan):
         raise InputError("--today takes a run of twin plan --fixed, which judges what is deployed", where=today.name)
-    if today is not None and today.plan is not None and today.plan["model"] != run.plan["model"]:
-        raise InputError(f"serves {today.plan['model']}, and the plan is for {run.plan['model']}", where=today.name)
     if start is not None and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", start):
         raise InputError(f"--start is a month as 2027-01, not {start!r}")
     if not 0 < rack_kw < float("inf"):

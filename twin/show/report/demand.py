@@ -5,7 +5,7 @@ from __future__ import annotations
 from twin.show.report.blocks import Block, Facts, Figure, Row, Section, Table, Text
 from twin.show.report.figures import timelines
 from twin.show.report.options import promise
-from twin.show.report.source import Matter, derived, joined
+from twin.show.report.source import Matter, derived, follows, joined
 
 
 def demand(m: Matter) -> Section:
@@ -88,7 +88,11 @@ def _limits(m: Matter) -> Text:
         ("{value} of capacity left free at the peak", m.flags["headroom"]),
     )
     said = [m.t(text, value=node.cell("name")) for text, node in asked if node.there]
-    return joined(said, "; ") or m.t("none given")
+    budget = follows("budget", m.scenario["budget"])
+    if not m.flags["budget"].there and m.scenario["budget"].there:  # of what is deployed, which keeps no flags
+        value = m.t("{usd} a month", usd=budget.cell("usd")) if budget.there else (m.scenario["budget"].cell("name"),)
+        said.insert(0, m.t("budget {value}", value=value))
+    return joined(said, m.say("; ")) or m.t("none given")
 
 
 def _promises(m: Matter) -> Table | None:

@@ -112,7 +112,7 @@ FORMS: dict[str, Callable[[Any, Say], str]] = {
     "usd_mtok": lambda value, say: f"${value:,.2f}",
     "share": _share,
     "percentile": lambda value, say: f"p{value:g}",
-    "factor": lambda value, say: f"×{value:.2f}",
+    "factor": lambda value, say: f"×{value:.2f}" if value < 10 else f"×{value:.1f}",
     "ms": lambda value, say: formats.ms(value),
     "seconds": lambda value, say: formats.seconds(value),
     "duration": _duration,

@@ -38,8 +38,6 @@ def _block(block: Block, say: Say) -> Iterator[str]:
 
             yield f"**{block.chart.title}**"
             yield from ("", "```text", terminal(block.chart, width=WIDTH, height=HEIGHT).rstrip("\n"), "```")
-            if block.chart.note:
-                yield from ("", block.chart.note)
         case Command():
             yield f"**{_inline(block.title, say)}**"
             yield from ("", "```sh", *(plain(line, say) for line in block.lines), "```")

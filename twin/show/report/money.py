@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from twin.show.report.blocks import Block, Figure, Paragraph, Row, Section, Table, Text
 from twin.show.report.figures import drawn
@@ -10,6 +11,11 @@ from twin.show.report.forms import WORDS
 from twin.show.report.source import Matter, Node, derived, joined
 
 PAID = {"owned": "Bought", "on_demand": "Rented on demand", "reserved": "Rented, reserved", "spot": "Rented, spot"}
+LATER = (
+    "Replicas that come later pay the same price a month as the first, and only for the months that need them: contracts and"
+    " purchases are taken as divisible, and no price is renewed."
+)
+PARTS = "Part of a node is charged as its share: two of its eight GPUs cost a quarter of the node."
 NO_BILL = "The run has no bill: it was made before plans had one."
 
 
@@ -24,9 +30,14 @@ def lasting_ways(option: Node) -> list[tuple[str, Node]]:
     return [way for way in ranked_ways(option) if way[0] != "spot" or option["money"]["kind"].value == "spot"]
 
 
+def decided_ways(m: Matter, option: Node) -> list[tuple[str, Node]]:
+    """As :func:`lasting_ways`, what the question named first."""
+    return sorted(lasting_ways(option), key=lambda way: way[0] != m.flags["price"].value)
+
+
 def horizon_cost(m: Matter, option: Node) -> Text:
-    """Of the cheapest lasting way, with its name."""
-    ways = lasting_ways(option)
+    """Of the way to pay that is decided for, with its name."""
+    ways = decided_ways(m, option)
     if not ways:
         return ("–",)
     return (ways[0][1]["tco_usd"].cell("usd"), *m.t(" ({kind})", kind=m.t(WORDS.get(ways[0][0], ways[0][0]))))
@@ -40,6 +51,7 @@ def money(m: Matter) -> Section:
     blocks: list[Block] = [_tree(m, subject), *(Figure(chart) for chart in drawn(m, "cost_tree"))]
     blocks += [_ways(m, subject), *(Figure(chart) for chart in drawn(m, "cumulative_cost"))]
     blocks += [Paragraph(text) for text in _crossovers(m, subject)]
+    blocks += [Paragraph(m.t(text), "note") for text in terms_of(m.flags.value, subject["money"].value)]
     if (missing := _unpriced(m, subject)) is not None:
         blocks.append(missing)
     return Section("money", title, tuple(blocks))
@@ -64,7 +76,7 @@ def _tree(m: Matter, option: Node) -> Table:
     note: Text = ()
     if idle["usd_per_month"].there:
         note = m.t(
-            "Of the {usd} a month by {kind}, {idle} ({share}) pay for capacity that no request uses.",
+            "Of the {usd} a month ({kind}), {idle} ({share}) pay for capacity that no request uses.",
             usd=option["money"]["usd_per_month"].cell("usd"),
             kind=option["money"]["kind"].cell("word"),
             idle=idle["usd_per_month"].cell("usd"),
@@ -123,31 +135,60 @@ def _ways(m: Matter, option: Node) -> Table:
     )
 
 
+def terms_of(flags: Mapping[str, Any] | None, money: Mapping[str, Any]) -> list[str]:
+    """What the sums take for granted of contracts, purchases and nodes."""
+    grows = money["tco"]["growth_per_month"] != 0
+    whole = (flags or {}).get("node_size") not in (None, 1)
+    return [*([LATER] if grows else []), *([] if whole else [PARTS])]
+
+
 def _crossovers(m: Matter, option: Node) -> Iterator[Text]:
     """Rent or buy."""
     found = list(option["money"]["crossover"])
     for turn in found:
         against = turn["against"].cell("word")
         if not turn["utilisation"].there:
-            yield m.t("Buying is never cheaper than renting ({against}) only the hours in use.", against=against)
+            yield m.t(_never_crosses(turn), against=against)
             continue
         yield m.t(
             "Buying beats renting ({against}) where the GPUs are needed for more than {share} of the hours; {payback}.",
             against=against,
             share=turn["utilisation"].cell("share"),
-            payback=m.t("rent saved has paid for the purchase in month {month}", month=turn["month"].cell("number"))
-            if turn["month"].there
-            else m.t("rent saved does not pay for the purchase within its lifetime"),
+            payback=_payback(m, turn),
         )
     if not found:
         yield m.t("Rent or buy cannot be compared: the price book has no price to buy this GPU.")
+
+
+def _never_crosses(turn: Node) -> str:
+    """No share of hours decides: a contract is paid used or not, and by the hour renting may be cheaper at all hours."""
+    if turn["owned_is_cheaper"].value:
+        return "Buying is cheaper than renting ({against}) however many hours the GPUs are needed: both are paid for all hours."
+    if turn["against"].value == "reserved":
+        return "Renting ({against}) is cheaper than buying: both are paid for all hours, needed or not."
+    return "Renting ({against}) stays cheaper than buying, even if the GPUs are needed around the clock."
+
+
+def _payback(m: Matter, turn: Node) -> Text:
+    """When the purchase has paid for itself, as the fleet stands and as it grows. The first month is month 0."""
+    if not turn["month"].there:
+        return m.t("rent saved does not pay for the purchase within its lifetime")
+    said = m.t(
+        "the purchase has paid for itself, with interest, in month {month} for the fleet as it stands",
+        month=turn["month"].cell("number"),
+    )
+    if not turn["cash_by_month"].there:  # a run of before
+        return said
+    if not turn["month_as_it_grows"].there:
+        return (*said, *m.t(", and not within the horizon as it grows"))
+    return (*said, *m.t(", in month {month} as it grows", month=turn["month_as_it_grows"].cell("number")))
 
 
 def _unpriced(m: Matter, option: Node) -> Paragraph | None:
     items = list({node["item"].value: node["item"] for node in option["money"]["unpriced"]}.values())
     if not items:
         return None
-    named = joined([(item.cell("word"),) for item in items], ", ")
+    named = joined([(item.cell("word"),) for item in items], m.say(", "))
     text = m.t(
         "Not in any sum, as the price book has no figure of them, and never counted as zero: {items}.", items=named
     )

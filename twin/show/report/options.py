@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twin.show.report.blocks import Align, Block, Figure, Paragraph, Row, Section, Table, Text
 from twin.show.report.figures import drawn, load_curves
-from twin.show.report.source import Matter, Node, derived, joined
+from twin.show.report.source import Matter, Node, derived, follows, joined
 
 LEAST_OPTIONS = 3
 """Doing nothing among them."""
@@ -62,7 +62,7 @@ def name_of(m: Matter, option: Node) -> Text:
     if option["misses"].there:
         return m.t("near miss")
     if option["names"].there:
-        return joined([(name.cell("word"),) for name in option["names"]], ", ")
+        return joined([(name.cell("word"),) for name in option["names"]], m.say(", "))
     return (option["id"].cell("name"),)
 
 
@@ -76,13 +76,35 @@ def promise(m: Matter, bound: Node) -> Text:
 
 def held(m: Matter, option: Node) -> Text:
     """``78% ± 5%``, or that nobody asked."""
-    chance = option["risk"]["probability_held"]
-    if not chance["value"].there:
-        alone = option["probability_held"]  # of a point of the front
-        return (alone.cell("share"),) if alone.there else m.t("not assessed")
-    if chance["value"].value == 1:
-        return m.t("all {worlds} worlds", worlds=option["risk"]["worlds"].cell("count"))
+    if option["risk"]["probability_held"]["value"].there:
+        return kept(m, option["risk"]["probability_held"], option["risk"]["worlds"])
+    if _deployed(m, option):
+        return m.t("holds as planned") if m.judged["holds"].value else m.t("misses as planned")
+    alone = option["probability_held"]  # of a point of the front
+    return (alone.cell("share"),) if alone.there else m.t("not assessed")
+
+
+def kept(m: Matter, chance: Node, worlds: Node) -> Text:
+    """A share of worlds with its error, which says little where it is all of them, or none."""
+    if chance["value"].value in (0, 1):
+        return m.t(
+            "all {worlds} worlds" if chance["value"].value else "none of {worlds} worlds", worlds=worlds.cell("count")
+        )
     return (chance["value"].cell("share"), " ± ", chance["stderr"].cell("share"))
+
+
+def _deployed(m: Matter, option: Node) -> bool:
+    """Whether it is the fleet of a run that judges what is deployed."""
+    return m.judged.there and option.path == m.deployed.path
+
+
+def _room(m: Matter, option: Node) -> Text:
+    """How many times the traffic it holds."""
+    factor = option["risk"]["headroom"]["factor"]
+    if factor.there or not _deployed(m, option):
+        return (factor.cell("factor"),)
+    highest = m.judged["highest_rate_factor"]
+    return (highest.cell("factor"),) if highest.there else m.t("no rate that was tried")
 
 
 def month(m: Matter, found: Node, within: Node) -> Text:
@@ -159,13 +181,13 @@ def comparison(m: Matter) -> Table:
         *_latencies(m, found),
         row("in use at the peak", lambda o: (o["peak_utilisation"].cell("share"),)),
         row("keeps its promises in", lambda o: held(m, o)),
-        row("room for traffic", lambda o: (o["risk"]["headroom"]["factor"].cell("factor"),)),
+        row("room for traffic", lambda o: _room(m, o)),
         row("growth breaks it", lambda o: breaks(m, o)),
         row("one node down", lambda o: node_down(m, o)),
         row("calibration", lambda o: (o["calibrated"].cell("word"),)),
     ]
     if any(choice.option["misses"].there for choice in found):
-        rows.append(row("misses", lambda o: joined(misses(m, o), "; ")))
+        rows.append(row("misses", lambda o: joined(misses(m, o), m.say("; "))))
     return Table(
         key="options",
         caption=m.t("What each is, costs and keeps"),
@@ -178,6 +200,8 @@ def comparison(m: Matter) -> Table:
 
 def breaks(m: Matter, option: Node) -> Text:
     grown = option["risk"]["growth"]
+    if not grown.there and _deployed(m, option) and m.judged["holds"].value is False:
+        return m.t("now")
     return month(m, grown["breaks_in_month"], grown["months"]) if grown.there else m.t("not assessed")
 
 
@@ -221,15 +245,32 @@ def _p99(option: Node, key: str) -> Node:
 
 def options_section(m: Matter) -> Section:
     blocks: list[Block] = [comparison(m)]
+    if budget := _over_budget(m):
+        blocks.append(Paragraph(budget, "note"))
     if not m.deployed.there:
         blocks.append(
             Paragraph(
                 m.t(
-                    "Doing nothing: no run of the deployed fleet was named (twin plan --fixed, then --today), so nothing is"
-                    " paid for and no request is served."
+                    "Doing nothing: no run of the deployed fleet was named, so nothing is paid for and no request is served."
                 ),
                 "note",
             )
         )
     blocks += [Figure(chart) for chart in (*drawn(m, "front"), *load_curves(m))]
     return Section("options", m.say("Options side by side"), tuple(blocks))
+
+
+def _over_budget(m: Matter) -> Text:
+    """A budget is kept at the price planned with; whose prices may reach over it is said."""
+    budget = follows("budget", m.scenario["budget"])
+    highest = [(option, option["risk"]["usd_per_month"]["p95"]) for option in m.plan["options"]]
+    over = [(option, usd) for option, usd in highest if budget.there and usd.there and usd.value > budget.value]
+    if not over:
+        return ()
+    said = [m.t("{name} up to {usd}", name=name_of(m, option), usd=usd.cell("usd")) for option, usd in over]
+    return m.t(
+        "The budget of {usd} a month is kept at the price that was planned with, and is no promise that worlds are counted by:"
+        " with 5 to 95 % of prices a month may cost more ({over}).",
+        usd=budget.cell("usd"),
+        over=joined(said, m.say("; ")),
+    )

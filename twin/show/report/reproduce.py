@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from twin.show.report.blocks import Block, Cell, Command, Facts, Form, Paragraph, Row, Section, Table, Text
 from twin.show.report.options import parts_of
 from twin.show.report.source import Matter, Node, derived
@@ -35,6 +37,7 @@ def reproduce(m: Matter) -> Section:
         )
     )
     blocks.append(_hashes(m))
+    blocks += [Paragraph(text, "note") for text in _further(m)]
     blocks.append(Paragraph(m.t("The same command on the same files gives the same plan, byte for byte."), "note"))
     return Section("reproduce", m.say("How to reproduce it"), tuple(blocks))
 
@@ -61,6 +64,19 @@ def _flag(name: str, node: Node) -> list[Text]:
     if name in FILES or (name == "model" and str(node.value).endswith(".json")):
         return [(flag, " ", derived("short_name", "shell", node))]
     return [(flag, " ", node.cell("shell"))]
+
+
+def _further(m: Matter) -> Iterator[Text]:
+    """The flags that answer what this run leaves open."""
+    own = m.subject["risk"]
+    if m.plan["interrupted"].value:
+        yield m.t("twin plan --resume goes on with the search that was stopped.")
+    if not own["probability_held"]["value"].there:
+        yield m.t("twin plan --risk assesses confidence, failures and, with --growth, when the next step is due.")
+    elif not own["growth"].there:
+        yield m.t("twin plan --risk --growth says when the next step is due.")
+    if not m.deployed.there:
+        yield m.t("twin plan --fixed judges what is deployed; twin report --today puts that into this report.")
 
 
 def _hashes(m: Matter) -> Table:

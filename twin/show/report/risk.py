@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twin.show.report.blocks import Block, Bullets, Figure, Paragraph, Row, Section, Table, Text
 from twin.show.report.figures import drawn
-from twin.show.report.options import name_of, promise
+from twin.show.report.options import kept, name_of, promise
 from twin.show.report.source import Matter, Node
 
 DOWN = {"replica": "{option}, one replica down", "node": "{option}, one node down"}
@@ -39,9 +39,8 @@ def _bands(m: Matter, own: Node) -> Table:
         values = [
             bound[key].cell("seconds") for key in ("seconds", "planned_s", "p5_s", "p50_s", "p95_s", "promised_at_90_s")
         ]
-        chance = bound["probability_held"]
-        kept: Text = (chance["value"].cell("share"), " ± ", chance["stderr"].cell("share"))
-        rows.append(Row((promise(m, bound), *((value,) for value in values), kept)))
+        share = kept(m, bound["probability_held"], own["worlds"])
+        rows.append(Row((promise(m, bound), *((value,) for value in values), share)))
     heads = ("promise", "at most", "planned", "p5", "median", "p95", "could be promised at 90 %", "kept in")
     return Table(
         key="bands",
@@ -49,11 +48,7 @@ def _bands(m: Matter, own: Node) -> Table:
         head=tuple(m.t(head) for head in heads),
         rows=tuple(rows),
         align=("left", *("right",) * 7),
-        note=m.t(
-            "All promises together: kept in {held} ± {error} of the worlds.",
-            held=own["probability_held"]["value"].cell("share"),
-            error=own["probability_held"]["stderr"].cell("share"),
-        ),
+        note=m.t("All promises together: kept in {held}.", held=kept(m, own["probability_held"], own["worlds"])),
     )
 
 
@@ -107,13 +102,13 @@ def _down(m: Matter) -> Table:
             down = option["risk"]["down"][what]
             if not down.there:
                 continue
-            chance = down["probability_held"]
-            kept: Text = (chance["value"].cell("share"), " ± ", chance["stderr"].cell("share"))
+            held = kept(m, down["probability_held"], option["risk"]["worlds"])
             holds = m.t("yes") if down["holds"].value else m.t("no")
             left = (down["replicas_left"].cell("count"),)
-            share = (down["share_of_traffic"].cell("share"),)
+            reached = down["share_of_traffic"]
+            share = (reached.cell("factor" if reached.value > 1 else "share"),)
             label = m.t(DOWN[what], option=name_of(m, option))
-            rows.append(Row((label, left, holds, share, kept)))
+            rows.append(Row((label, left, holds, share, held)))
     heads = ("failure", "replicas left", "holds", "share of the traffic it holds at", "kept in")
     return Table(
         key="down",
@@ -148,5 +143,5 @@ def _spot(m: Matter) -> Table | None:
         head=tuple(m.t(head) for head in heads),
         rows=tuple(rows),
         align=("left", *("right",) * 5),
-        note=(found[0]["assumed"].cell("sentence"), "."),
+        note=m.t("{sentence}.", sentence=found[0]["assumed"].cell("sentence")),
     )

@@ -48,9 +48,14 @@ class Node:
 
 def derived(formula: str, form: Form, *of: Node) -> Cell:
     """A figure that follows from others by one of :data:`FORMULAS`; ``None`` where one of them is missing."""
+    return follows(formula, *of).cell(form)
+
+
+def follows(formula: str, *of: Node) -> Node:
+    """As :func:`derived`, for what asks further."""
     known = all(node.value is not None for node in of)
     value = FORMULAS[formula](*(node.value for node in of)) if known else None
-    return Cell(value, form, f"{formula}({', '.join(node.path for node in of)})")
+    return Node(value, f"{formula}({', '.join(node.path for node in of)})")
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ def joined(texts: Sequence[Text], between: str) -> Text:
 
 @dataclass(frozen=True)
 class Matter:
-    """All that a section may speak of. ``today``: the plan of what is deployed now, if it was named; ``asked``: ``rack_kw``,
-    ``start`` (month 0 as ``2027-01``) and the ``name`` of the service.
+    """All that a section may speak of. ``today``: the plan of what is deployed now, if it was named; ``asked``: ``rack_kw``
+    (``rack_named``: whether anybody asked for it), ``start`` (month 0 as ``2027-01``) and the ``name`` of the service.
     """
 
     plan: Node
@@ -118,6 +123,11 @@ class Matter:
         """The option that is deployed now, of ``--today`` or of a run that judges it itself; it may miss its promises."""
         source = self.plan if self.fixed else self.today
         return source["options"][0] if source["options"].there else source["near_misses"][0]
+
+    @property
+    def judged(self) -> Node:
+        """What the run of :attr:`deployed` says of it: ``holds`` and ``highest_rate_factor``."""
+        return (self.plan if self.fixed else self.today)["fixed"]
 
     @property
     def gamble(self) -> bool:

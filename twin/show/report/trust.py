@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from twin.show.report.blocks import Block, Bullets, Cell, Figure, Paragraph, Row, Section, Table, Text
 from twin.show.report.figures import drawn
-from twin.show.report.money import PAID, lasting_ways
+from twin.show.report.money import PAID, decided_ways
 from twin.show.report.options import parts_of
 from twin.show.report.source import Matter, Node, joined
 
@@ -23,7 +23,9 @@ def assumptions(m: Matter) -> Section:
         head=tuple(m.t(head) for head in heads),
         rows=tuple(rows),
         align=("left", "right", "left", "left", "left"),
-        note=m.t("Origins: measured, fitted to measurements, from a datasheet or a published list, or assumed."),
+        note=m.t(
+            "Origins: measured, fitted to measurements, from a datasheet or a published list, asked for, or assumed."
+        ),
     )
     return Section("assumptions", m.say("Assumptions"), (table,))
 
@@ -51,8 +53,8 @@ def _prices(m: Matter) -> Iterator[Row]:
 
 
 def _bill(m: Matter) -> Iterator[Row]:
-    """The lines of the cheapest way to pay: the decision rests on them."""
-    for kind, way in lasting_ways(m.subject)[:1]:
+    """The lines of the way to pay that is decided for."""
+    for kind, way in decided_ways(m, m.subject)[:1]:
         for line in way["lines"]:
             what = m.t("{kind}: {line}", kind=m.t(PAID[kind]), line=line["name"].cell("sentence"))
             yield _line(what, m.t("{usd} a month", usd=line["usd_per_month"].cell("usd")), line)
@@ -69,17 +71,18 @@ def _asked(m: Matter) -> Iterator[Row]:
         ("growth", m.flags["growth"].cell("name")),
         ("capacity left free at the peak", m.flags["headroom"].cell("name")),
         ("worlds in which the recommended option holds", m.plan["risk"]["confidence"].cell("share")),
-        ("power of a rack", m.asked["rack_kw"].cell("kw")),
     )
     for what, cell in given:
         if cell.value is not None:
-            yield Row((m.t(what), (cell,), m.t("assumed"), m.t("the question"), ()))
+            yield Row((m.t(what), (cell,), m.t("asked"), m.t("the question"), ()))
+    origin, source = ("asked", "the question") if m.asked["rack_named"].value else ("assumed", "racks with air cooling")
+    yield Row((m.t("power of a rack"), (m.asked["rack_kw"].cell("kw"),), m.t(origin), m.t(source), ()))
 
 
 def _models(m: Matter) -> Iterator[Row]:
     """Of the models: how far engines were off, spot, accuracy of precisions."""
     for error in m.subject["risk"]["engine_errors"]:
-        value: Text = ("TPOT ", error["tpot"].cell("share"), ", TTFT ", error["ttft"].cell("share"))
+        value: Text = ("TPOT ", error["tpot"].cell("share"), m.say(", "), "TTFT ", error["ttft"].cell("share"))
         what = m.t("{gpu}: whole engines off the model", gpu=error["gpu"].cell("name"))
         yield Row((what, value, m.t("measured"), (error["source"].cell("cite"),), ()))
     for part in parts_of(m.subject):
@@ -100,7 +103,7 @@ def _models(m: Matter) -> Iterator[Row]:
 
 def validity(m: Matter) -> Section:
     blocks: list[Block] = []
-    for part in parts_of(m.subject):
+    for part in parts_of(m.subject) if m.subject.there else ():
         blocks += [Paragraph(_range(m, part)), _errors(m, part)]
     blocks += [Figure(chart) for chart in drawn(m, "bottleneck")]
     notes = [(note.cell("sentence"),) for note in m.plan["notes"]]
@@ -113,7 +116,7 @@ def _range(m: Matter, part: Node) -> Text:
     gpu = part["gpu"].cell("name")
     if part["calibrated"].value == "inside":
         return m.t("{gpu}: the working point lies inside of what was measured.", gpu=gpu)
-    reasons = joined([(each.cell("sentence"),) for each in part["outside_because"]], ", ")
+    reasons = joined([(each.cell("sentence"),) for each in part["outside_because"]], m.say(", "))
     return m.t("{gpu}: the working point lies outside of what was measured: {reasons}.", gpu=gpu, reasons=reasons)
 
 

@@ -17,6 +17,7 @@ from twin.results.run import Run
 from twin.show.report.blocks import Report
 from twin.show.report.content import RACK_KW, report
 from twin.show.report.forms import plain, word
+from twin.show.report.money import terms_of
 from twin.show.report.xlsx_blocks import fill_sections
 from twin.show.report.xlsx_costs import fill_costs
 from twin.show.report.xlsx_inputs import Inputs, fill_inputs
@@ -31,6 +32,10 @@ Json = Mapping[str, Any]
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 """The first that a zip archive can say."""
 LIVE = "What follows are formulas: a viewer that does not compute (Excel's protected view) shows them empty."
+WORDS_STAY = (
+    "These words, and the figures down to row {row}, are the plan's. What you change in the inputs changes the line under this"
+    " one and the figures from row {row} on, not the words."
+)
 SECTIONS = {"options": "Options", "risk": "Risk"}
 
 
@@ -39,7 +44,7 @@ def workbook(
     today: Run | None = None,
     say: Say | None = None,
     *,
-    rack_kw: float = RACK_KW,
+    rack_kw: float | None = None,
     start: str | None = None,
     name: str | None = None,
 ) -> bytes:
@@ -59,7 +64,7 @@ def workbook(
     totals: dict[str, Total] = {}
     checks: list[str] = []
     if priced and "price_book" in run.plan:
-        inputs, totals, checks = _money(book, run.plan, priced, rack_kw, say)
+        inputs, totals, checks = _money(book, run, priced, RACK_KW if rack_kw is None else rack_kw, start, say)
     _summary(first, made, run.plan, totals, checks, say)
     for key, title in SECTIONS.items():
         found = [section for section in made.sections if section.key == key]
@@ -69,6 +74,8 @@ def workbook(
     fill_sections(_sheet(book, say("Assumptions")), say("Assumptions"), trust, say)
     again = [section for section in made.sections if section.key == "reproduce"]
     fill_sections(_sheet(book, say("Reproduce")), say("Reproduce"), again, say)
+    if inputs is not None:
+        inputs.mark(book)
     return _bytes(book)
 
 
@@ -95,16 +102,18 @@ def _all_options(plan: Json) -> list[Json]:
 
 
 def _money(
-    book: Workbook, plan: Json, options: Sequence[Json], rack_kw: float, say: Say
+    book: Workbook, run: Run, options: Sequence[Json], rack_kw: float, start: str | None, say: Say
 ) -> tuple[Inputs, dict[str, Total], list[str]]:
     """The sheets with formulas; returns what others refer to: inputs, totals by option, and the cells of all checks."""
-    inputs = fill_inputs(_sheet(book, say("Inputs")), plan, options, rack_kw, say)
+    assert run.plan is not None
+    inputs = fill_inputs(_sheet(book, say("Inputs")), run.plan, options, rack_kw, say)
+    terms = [say(term) for term in terms_of(run.flags, options[0]["money"])]
     costs = _sheet(book, say("Cost tree"))
     bills = fill_costs(costs, inputs, options, say)
     totals, sheets = {}, [costs]
     for at, option in enumerate(options, 1):
         sheets.append(_sheet(book, say("TCO") if at == 1 else f"{say('TCO')} {at}"))
-        totals[option["id"]] = fill_tco(sheets[-1], inputs, option, bills, say)
+        totals[option["id"]] = fill_tco(sheets[-1], inputs, option, bills, say, start=start, terms=terms)
     return inputs, totals, [check for sheet in sheets for check in sheet.checks]
 
 
@@ -113,10 +122,11 @@ def _summary(
 ) -> None:
     """The decision page, and under it the totals that live on the inputs."""
     decision = [section for section in made.sections if section.key == "decision"]
-    fill_sections(sheet, plain(made.title, say), decision, say)
+    under = fill_sections(sheet, plain(made.title, say), decision, say, room=2 if totals else 0)
     if not totals:
         sheet.text(say("This plan has no bills that formulas could rest on: there are no sheets of money."), bold=True)
         return
+    live = sheet.at
     sheet.text(say(LIVE), pale=True)
     _compared(sheet, {option["id"]: option for option in _all_options(plan)}, totals, say)
     paid = [(name, kind, at) for name, total in totals.items() for kind, at in total.paid_back.items()]
@@ -124,8 +134,25 @@ def _summary(
         sheet.heading(say("Month in which owning has paid for itself, as the fleet grows"))
         sheet.head([say("option"), say("against"), say("month")])
         for name, kind, at in paid:
-            sheet.row([name, word(kind, say), Formula(at)], [None, None, "0"])
+            sheet.row([name, word(kind, say), Formula(at)], [None, None, "0.0"])
     _checked(sheet, checks, say)
+    if under:
+        first = _all_options(plan)[0]
+        _live(sheet, under, live, first["money"]["kind"], totals[first["id"]].usd, say)
+
+
+def _live(sheet: Sheet, row: int, below: int, chosen: str, usd: Mapping[str, str], say: Say) -> None:
+    """In ``row`` and the next, under the verdict: that its words stay, and the way to pay that is cheapest as inputs stand."""
+    lasting = {kind: at for kind, at in usd.items() if kind != "spot" or chosen == "spot"}
+    least = f"MIN({','.join(lasting.values())})"
+    *others, last = lasting
+    named = f'"{word(last, say)}"'
+    for kind in reversed(others):
+        named = f'IF({lasting[kind]}={least},"{word(kind, say)}",{named})'
+    end, sheet.at = sheet.at, row
+    sheet.text(say(WORDS_STAY, row=below), across=7, pale=True)
+    sheet.row([say("cheapest way now, live"), Formula(named), Formula(least)], [None, None, USD], bold=True)
+    sheet.at = end
 
 
 def _compared(sheet: Sheet, options: Mapping[str, Json], totals: Mapping[str, Total], say: Say) -> None:
@@ -167,15 +194,21 @@ def _power(sheet: Sheet, made: Report, plan: Json, priced: Sequence[Json], input
     if inputs is None or not known:
         return
     sheet.heading(say("Live from the inputs"))
-    sheet.head([say(name) for name in ("option", "at the meter, kW", "plan says", "difference", "racks")])
+    sheet.head([say(name) for name in ("option", "at the meter, kW", "plan says", "difference", "nodes", "racks")])
     for option in known:
+        groups = range(len(option["money"]["groups"]))
+        gpus = "+".join(inputs["gpus", option["id"], str(at)] for at in groups)
         parts = [
             f"{inputs['gpus', option['id'], str(at)]}*{inputs['asset', group['gpu'], 'all_in_kw']}"
             for at, group in enumerate(option["money"]["groups"])
         ]
-        racks = Formula(f"MAX(ROUNDUP(ROUND(B{sheet.at}/{inputs['rack',]},9),0),1)")
+        here = sheet.at
+        nodes = Formula(f"ROUNDUP(ROUND(({gpus})/{inputs['per_node', option['id']]},6),0)")
+        fit = f"INT({inputs['rack',]}*E{here}/B{here}+0.000000001)"
+        never = say("a node does not fit")
+        racks = Formula(f'IF({fit}=0,"{never}",ROUNDUP(ROUND(E{here}/{fit},9),0))')
         row = sheet.row(
-            [option["id"], Formula("+".join(parts)), None, None, racks], [None, "#,##0.00", None, None, "0"]
+            [option["id"], Formula("+".join(parts)), None, None, nodes, racks], [None, "#,##0.00", None, None, "0", "0"]
         )
         sheet.check(row, 2, option["power"]["meter_kw"], "#,##0.00")
 

@@ -23,7 +23,7 @@ FORMATS: dict[str, str] = {
     "factor": '"×"0.00',
     "percentile": '"p"0.##',
     "ms": '#,##0.0 "ms"',
-    "seconds": '0.000 "s"',
+    "seconds": '#,##0.0 "ms"',
     "count": COUNT,
     "number": "#,##0.0##",
     "rate": '#,##0.00"/s"',
@@ -31,11 +31,16 @@ FORMATS: dict[str, str] = {
     "kwh": '#,##0 "kWh"',
 }
 """Of the forms of :mod:`twin.show.report.forms` that are numbers."""
+SCALES: dict[str, float] = {"seconds": 1e3}
+"""Of a figure's number, so that all latencies have one unit."""
 WIDE = 7
 
 
-def fill_sections(sheet: Sheet, title: str, sections: Sequence[Section], say: Say) -> None:
-    """Blocks of the sections one under the other."""
+def fill_sections(sheet: Sheet, title: str, sections: Sequence[Section], say: Say, *, room: int = 0) -> int:
+    """Blocks of the sections one under the other. ``room``: rows left free under the verdict; returns the first of them, 0
+    where there is no verdict.
+    """
+    found = 0
     sheet.widths(36, *[22] * 11)
     sheet.title(title)
     sheet.print_setup(1)
@@ -44,6 +49,9 @@ def fill_sections(sheet: Sheet, title: str, sections: Sequence[Section], say: Sa
             sheet.heading(section.title)
         for block in section.blocks:
             _block(sheet, block, say)
+            if room and not found and isinstance(block, Paragraph) and block.kind == "verdict":
+                found, sheet.at = sheet.at, sheet.at + room
+    return found
 
 
 def _block(sheet: Sheet, block: Block, say: Say) -> None:
@@ -92,7 +100,7 @@ def _value(text: Text, say: Say) -> tuple[Value, str | None]:
     """One figure alone stays a number."""
     alone = text[0] if len(text) == 1 else None
     if isinstance(alone, Cell) and alone.form in FORMATS and isinstance(alone.value, int | float):
-        return alone.value, FORMATS[alone.form]
+        return alone.value * SCALES.get(alone.form, 1), FORMATS[alone.form]
     return plain(text, say), None
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twin.base import HOURS_PER_MONTH
 from twin.show.report.xlsx_sheet import COUNT, NUMBER, SHARE, USD, USD_HOUR, Sheet
 from twin.show.words import Say
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
 
 Key = tuple[str, ...]
 Json = Mapping[str, Any]
@@ -51,7 +55,10 @@ class Inputs:
         sheet.widths(46, 14, 22, 10, 10, 12, 52, 12, 52)
         sheet.title(say("Inputs"))
         sheet.text(
-            say("Blue figures may be changed: the cost tree, the total over the horizon and the crossover follow.")
+            say(
+                "Blue figures may be changed: the cost tree, the total over the horizon and the crossover follow. The"
+                " others are known, and no sum of this plan takes them."
+            )
         )
         sheet.head([say(name) for name in HEAD], right=(2, 4, 5))
         sheet.print_setup(sheet.at - 1)
@@ -79,8 +86,17 @@ class Inputs:
             ],
             [None, fmt, None, fmt, fmt],
         )
-        self.sheet.editable(row, 2)
         self.places[key] = self.sheet.cell(row, 2)
+
+    def mark(self, book: Workbook) -> None:
+        """Makes blue what a formula of ``book`` takes: changing anything else would change nothing."""
+        own = re.escape(self.sheet.cell(1, 2).removesuffix("1"))
+        for sheet in book.worksheets:
+            for row in sheet.iter_rows():
+                for square in row:
+                    if square.data_type == "f":
+                        for at in re.findall(rf"{own}(\d+)", str(square.value)):
+                            self.sheet.editable(int(at), 2)
 
 
 def fill_inputs(sheet: Sheet, plan: Json, options: Sequence[Json], rack_kw: float, say: Say) -> Inputs:
@@ -114,6 +130,10 @@ def fill_inputs(sheet: Sheet, plan: Json, options: Sequence[Json], rack_kw: floa
 def _option(inputs: Inputs, option: Json) -> None:
     say = inputs.say
     inputs.sheet.heading(say("Fleet of {name}", name=option["id"]))
+    if (nodes := option.get("power", {}).get("nodes")) is not None:
+        gpus = sum(group["num_gpus"] for group in option["money"]["groups"])
+        text, source = say("GPUs in use of a node: nodes are whole in a rack"), say("the plan")
+        inputs.add(("per_node", option["id"]), text, gpus / nodes, "GPUs", NUMBER, origin="", source=source)
     spares = {at: fleet.get("spare_replicas") for at, fleet in enumerate(option["money"]["spot"])}
     for at, group in enumerate(option["money"]["groups"]):
         key, gpu = (option["id"], str(at)), group["gpu"]
