@@ -178,7 +178,7 @@ def cells(table: Locator) -> list[dict[str, str]]:
 
 def drawn(page: Page, title: str) -> Locator:
     """A chart by its title."""
-    return page.locator(".js-plotly-plot").filter(has_text=title)
+    return page.locator("[class*='st-key-drawn-']").filter(has_text=title).locator(".js-plotly-plot")
 
 
 def curves(chart: Locator) -> dict[str, NDArray[np.float64]]:

@@ -23,7 +23,7 @@ SERVICE = (
     *("--risk", "--worlds", "16", "--explain", "recommended"),
 )
 TALL = {"width": 1400, "height": 1500}
-CUTS = {"plan": 1500, "what-if": 1150, "report": 1200}
+CUTS = {"plan": 1425, "what-if": 990, "report": 1200}
 """Height of each picture, px."""
 
 
@@ -51,6 +51,7 @@ def main(folder: Path) -> None:
 def _page(browser: Browser, address: str, there: str, picture: Path) -> None:
     with opened(browser, address, TALL) as page:
         expect(page.get_by_text(there, exact=False).first).to_be_visible(timeout=PLAN_S * 1000)
+        expect(page.get_by_text("closer", exact=False)).to_have_count(0, timeout=PLAN_S * 1000)
         settle(page)
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 0")
         page.mouse.move(0, 0)
