@@ -58,12 +58,13 @@ def dashboard(
 
 
 def _warm() -> None:
-    """Learn the first page while the browser starts: its first visitor waits a second less."""
+    """Learn the first page while the browser starts: its first visitor waits a second less. What comes after it can wait."""
     from streamlit import runtime
 
     while not runtime.exists():  # pages that are learnt before would be told that nothing can be cached
         time.sleep(0.02)
-    for name in ("plan", "plan_saved", "plan_result"):
+    for name, later_s in (("plan", 0.0), ("plan_saved", 0.0), ("plan_result", 2.0)):
+        time.sleep(later_s)
         import_module(f"twin.show.pages.{name}")
 
 
